@@ -1,0 +1,159 @@
+"""Compose a configuration: hydra reads the tree, we put in the values, resolve and check."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mml_ray import env
+from mml_ray.composition import values
+from mml_ray.composition.names import check_names
+from mml_ray.composition.overrides import Arguments, read
+from mml_ray.composition.request import RunFlags, RunRequest
+from mml_ray.composition.rules import MODE_RULES, RULES, check, walk
+from mml_ray.composition.tree import ConfigTree, config_tree
+from mml_ray.errors import MMLMisconfigurationException
+
+_OWN_SCHEDULERS = "mml_ray.schedulers."
+
+
+def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunRequest:
+    """The request that the arguments (mode and overrides, no flags) stand for.
+
+    Raises:
+        UserError: whatever is wrong with them, or with a file of the configuration.
+    """
+    flags = flags or RunFlags()
+    tree = config_tree()
+    arguments = read(argv, tree)
+    settings, choices = _compose_groups(arguments, tree)
+    rules = _rules(settings)
+    values.apply(settings, arguments.values, rules, tree.groups)
+    cfg = finish(settings, rules)
+    _check_preprocessing(cfg, choices)
+    if "pipeline_keys" in cfg.mode:  # a mode that trains, or uses what was trained
+        check_names(_plain(cfg))
+    if cfg["continue"] and cfg.use_best_params:
+        raise MMLMisconfigurationException(
+            f"continue={cfg['continue']} and use_best_params={cfg.use_best_params} contradict: "
+            "a run that is continued keeps its parameters. Give one of them."
+        )
+    if arguments.verbose:
+        flags = RunFlags(flags.plan, flags.debug, flags.auto_continue, arguments.verbose)
+    return RunRequest(cfg, tuple(arguments.texts), flags, arguments.mode, choices, tuple(arguments.notices))
+
+
+def finish(settings: dict[str, Any], rules: dict[str, str]) -> DictConfig:
+    """The final configuration of plain, unresolved settings: complete, resolvable, every rule kept.
+
+    Places become absolute: a command may run in a process with another working directory.
+    """
+    missing = [key for key, value in walk(settings) if value == "???"]
+    if missing:
+        raise MMLMisconfigurationException(f"A value is missing for: {', '.join(missing)}. Give it, as in {missing[0]}=...")
+    cfg = OmegaConf.create(settings)
+    try:
+        resolved = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise MMLMisconfigurationException(f"A reference in the configuration cannot be resolved: {_one_line(error)}") from error
+    assert isinstance(resolved, dict)
+    for key, value in check({str(name): value for name, value in resolved.items()}, rules):
+        OmegaConf.update(cfg, key, value)
+    for key in ("data_dir", "out_dir"):
+        cfg[key] = _absolute(key, resolved[key])
+    source = resolved.get("source") or {}
+    for name in ("path", "images"):
+        if source.get(name):
+            cfg.source[name] = _absolute(f"source.{name}", source[name])
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+class _MoreRoots(SearchPathPlugin):
+    """Puts all roots but the first behind it, in the search path of the composition that is going on."""
+
+    roots: ClassVar[tuple[Path, ...]] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for root in self.roots:
+            search_path.append("mml-ray", f"file://{root}")
+
+
+@contextlib.contextmanager
+def _hydra_over(roots: tuple[Path, ...]) -> Iterator[None]:
+    """Hydra, initialized on these roots; whoever had initialized it before finds it as it was."""
+    if _MoreRoots not in Plugins.instance().discover(_MoreRoots):
+        Plugins.instance().register(_MoreRoots)
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    _MoreRoots.roots = roots[1:]
+    try:
+        with initialize_config_dir(str(roots[0]), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before  # an instance of hydra's making, after initialize_config_dir
+        _MoreRoots.roots = ()
+
+
+def _compose_groups(arguments: Arguments, tree: ConfigTree) -> tuple[dict[str, Any], dict[str, str]]:
+    name = env.config_name()
+    if name not in tree.files:
+        folders = ", ".join(map(str, tree.roots))
+        raise MMLMisconfigurationException(f"MML_CONFIG_NAME={name}: there is no {name}.yaml in {folders}.")
+    try:
+        with _hydra_over(tree.roots):
+            cfg = hydra_compose(name, arguments.groups, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise MMLMisconfigurationException(f"The configuration cannot be composed: {_one_line(error)}") from error
+    chosen = {str(group): str(option) for group, option in cfg.hydra.runtime.choices.items()}
+    choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    settings = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}, choices
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _rules(settings: dict[str, Any]) -> dict[str, str]:
+    scheduler = (settings.get("mode") or {}).get("scheduler") or {}
+    own = str(scheduler.get("_target_", "")).startswith(_OWN_SCHEDULERS)
+    return {**RULES, **MODE_RULES} if own else RULES
+
+
+def _check_preprocessing(cfg: DictConfig, choices: dict[str, str]) -> None:
+    chosen = choices.get("preprocessing")
+    if chosen is not None and cfg.preprocessing.id != chosen:
+        raise MMLMisconfigurationException(
+            f"preprocessing={chosen} has the id '{cfg.preprocessing.id}'. The id names the stored images, so it must be the name "
+            f"of the file: copy preprocessing/{chosen}.yaml to a file named after the new id."
+        )
+
+
+def _absolute(key: str, given: Any) -> str:
+    if not given:
+        raise MMLMisconfigurationException(f"{key} is empty. Set it, or the variable of the env file that it comes from.")
+    return os.path.abspath(Path(str(given)).expanduser())
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

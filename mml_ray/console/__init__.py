@@ -1,0 +1,1 @@
+"""What a terminal sees of mml-ray: flags, help, completion, the commands that set things up."""

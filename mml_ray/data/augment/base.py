@@ -1,0 +1,77 @@
+"""The two contracts of augmentation, and how a configuration picks a backend.
+
+``cpu/<backend>`` (registry kind ``augmentation``) is built as ``factory(pipeline, modalities)`` and called with one sample
+and its seed. ``gpu/<backend>`` is built as ``factory(pipeline)`` and called with a batch and its seed. A pipeline is a flat
+list of ``{"name": ..., **arguments}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.registry import registry
+from mml_ray.tasks.attributes import ALBUMENTATIONS_TARGETS, KORNIA_VALID_MODALITIES, Modality
+
+Pipeline = Sequence[Mapping[str, Any]]
+#: changes image and mask of a sample alike; a function of the sample and the seed alone
+SampleAugmentation = Callable[[dict[str, Any], int], dict[str, Any]]
+
+
+class BatchAugmentation(Protocol):
+    """Augments batches on whatever device they are."""
+
+    def __call__(self, images: Tensor, masks: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+        """``images`` float ``[N, C, H, W]`` in [0, 1] and ``masks`` int64 ``[N, H, W]``; global generators stay untouched."""
+
+
+def build_cpu(config: Mapping[str, Any] | None, modalities: Sequence[str] = ("image", "mask")) -> SampleAugmentation | None:
+    """The augmentation that ``config`` (``{}`` or ``{"backend", "pipeline"}``) describes, for samples of ``modalities``."""
+    parts = _parts(config, "cpu")
+    if parts is None:
+        return None
+    found: SampleAugmentation = registry.lookup("augmentation", f"cpu/{parts[0]}")(parts[1], modalities)
+    return found
+
+
+def build_gpu(config: Mapping[str, Any] | None) -> BatchAugmentation | None:
+    """As :func:`build_cpu`, for batches."""
+    parts = _parts(config, "gpu")
+    if parts is None:
+        return None
+    found: BatchAugmentation = registry.lookup("augmentation", f"gpu/{parts[0]}")(parts[1])
+    return found
+
+
+def _parts(config: Mapping[str, Any] | None, where: str) -> tuple[str, Pipeline] | None:
+    if not config:
+        return None
+    unknown = sorted(set(config) - {"backend", "pipeline"})
+    if unknown or "backend" not in config:
+        raise MMLMisconfigurationException(
+            f"augmentations.{where} needs the keys 'backend' and 'pipeline'"
+            + (f"; unknown: {', '.join(unknown)}." if unknown else f", got {', '.join(config)}.")
+        )
+    pipeline = [check_step(step, f"augmentations.{where}.pipeline") for step in config.get("pipeline") or []]
+    return (str(config["backend"]), pipeline) if pipeline else None
+
+
+def refuse_all_but_masks(modalities: Sequence[str], backend: str) -> None:
+    """Raise if a sample holds anything beside a mask that would have to move along with the image."""
+    moving = {*KORNIA_VALID_MODALITIES, *ALBUMENTATIONS_TARGETS} - {Modality.IMAGE, Modality.MASK}
+    lost = sorted(str(modality) for modality in modalities if modality in moving)
+    if lost:
+        raise MMLMisconfigurationException(
+            f"The augmentation backend {backend} cannot transform {', '.join(lost)} together with the image. Choose one of "
+            "albumentations, on the CPU (augmentations=default)."
+        )
+
+
+def check_step(step: Any, where: str) -> Mapping[str, Any]:
+    """``step`` if it is a mapping with a ``name``."""
+    if not isinstance(step, Mapping) or not isinstance(step.get("name"), str):
+        raise MMLMisconfigurationException(f"Each step of {where} is a mapping with a 'name', got {step!r}.")
+    return step

@@ -1,0 +1,151 @@
+"""The stores of a node: decoded once, by whoever comes first, for everybody.
+
+Whoever wins the claim of a store writes what it decodes anyway; all others decode on the fly and take up finished parts at
+the start of each epoch. A store serves all folds, trials and tasks that read the same files the same way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from mml_ray.data.dataset import TaskDataset
+from mml_ray.data.decoded import GrowingArrays
+from mml_ray.data.loaders import DEFAULT_LOADERS
+
+#: stores that nobody opened for so long are deleted when another one is made
+_UNUSED_SECONDS = 14 * 86400.0
+_LOCK = "writer.lock"
+
+
+class NodeCache:
+    """Gives datasets their self-filling stores and says which of them this process may fill."""
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        """``cache_dir``: a folder on a disk of this node, :func:`default_cache_dir` if ``None``."""
+        self._cache_dir = cache_dir
+        self._claims: dict[Path, Claim] = {}
+
+    def attach(self, dataset: TaskDataset, *, pipeline: Sequence[Mapping[str, Any]], loaders: Mapping[str, str]) -> None:
+        """Let ``dataset`` use the store of its files; without one, with a warning, if the folder cannot be used."""
+        if not dataset.storable:
+            return
+        definition = cache_definition(dataset.root, pipeline=pipeline, loaders=loaders)
+        try:
+            folder = cache_folder(self._cache_dir, definition)
+            dataset.store = GrowingArrays(folder, dataset, definition)
+        except OSError as error:
+            warnings.warn(f"sampling.cache=auto is not used: {error}", UserWarning, stacklevel=2)
+
+    def writable(self, datasets: Sequence[TaskDataset]) -> frozenset[int]:
+        """The positions of the datasets whose stores lack arrays and may be filled by this process."""
+        found = set()
+        for position, dataset in enumerate(datasets):
+            store = dataset.store
+            if isinstance(store, GrowingArrays):
+                store.refresh()
+                if not store.complete and self._claims.setdefault(store.folder, Claim(store.folder)).acquire():
+                    found.add(position)
+        return frozenset(found)
+
+    def release(self) -> None:
+        """Give up all claims."""
+        for claim in self._claims.values():
+            claim.release()
+        self._claims.clear()
+
+
+def default_cache_dir() -> Path:
+    """``$MML_CACHE_PATH``, else a folder of this user on this node: in ``$TMPDIR``, ``/var/tmp`` or the temporary folder."""
+    if chosen := os.environ.get("MML_CACHE_PATH"):
+        return Path(chosen)
+    base = os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
+    return Path(base) / f"mml_ray_cache_{os.getuid()}"
+
+
+def cache_definition(root: str, *, pipeline: Any, loaders: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two stores the same: the files' folder, how they are read, what is done to them, and by which versions."""
+    versions = {name: metadata.version(name) for name in ("albumentations", "numpy")} | {"opencv": str(cv2.__version__)}
+    return {
+        "root": os.path.realpath(root),
+        "pipeline": [dict(step) for step in pipeline],
+        "loaders": {modality: loaders.get(modality, DEFAULT_LOADERS[modality]) for modality in ("image", "mask")},
+        "versions": versions,
+    }
+
+
+def cache_folder(cache_dir: Path | None, definition: Mapping[str, Any]) -> Path:
+    """Where the store of ``definition`` is; makes the folder above it, which nobody else may write."""
+    base = cache_dir or default_cache_dir()
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if cache_dir is None and base.stat().st_uid != os.getuid():
+        raise PermissionError(f"{base} belongs to somebody else")
+    digest = hashlib.blake2b(json.dumps(definition, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return base / digest
+
+
+class Claim:
+    """The right to write to a store: a file lock, which ends with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Try to get it; also ``True`` if it is held already."""
+        if self._descriptor is not None:
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            warnings.warn(f"The cache {self.folder} cannot be written: {error}", UserWarning, stacklevel=2)
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        self._tidy()
+        return True
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _tidy(self) -> None:
+        """Delete what killed writers left here, and stores that have long been unused."""
+        os.utime(self.folder)
+        for leftover in self.folder.glob(".part-*"):
+            leftover.unlink(missing_ok=True)
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and other.is_dir() and time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+                rival = Claim(other)
+                if rival._lock_only():
+                    shutil.rmtree(other, ignore_errors=True)
+                    rival.release()
+
+    def _lock_only(self) -> bool:
+        try:
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        self._descriptor = descriptor
+        return True

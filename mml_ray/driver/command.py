@@ -1,0 +1,185 @@
+"""What a command is to the driver: its specification, one attempt at it, and what came of the attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, TypeVar
+
+from mml_ray.driver.resources import Resources
+from mml_ray.errors import MMLMisconfigurationException
+
+F = TypeVar("F", bound=Callable[..., Any])
+Status = Literal["done", "failed", "lost", "oom", "interrupted", "stalled", "disk"]
+
+#: the statuses that are the system's fault, not the command's: retried up to ``retries.system``
+SYSTEM_FAILURES: frozenset[str] = frozenset({"lost", "oom", "stalled"})
+_ATTRIBUTE = "__mml_command__"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandDefaults:
+    """What ``@command`` says of a method; the config group ``resources`` overrides it by command name."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: int | None = None
+    retries: int | None = None
+    sequential: bool = False
+
+
+def command(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: int | None = None,
+    retries: int | None = None,
+    sequential: bool = False,
+) -> Callable[[F], F]:
+    """Decorate a scheduler's method with the defaults of the command it becomes.
+
+    ``memory`` is in bytes; ``retries`` counts restarts after an exception; ``sequential`` lets the entries of one
+    stage run one after the other instead of side by side. ``None`` leaves the choice to the configuration.
+    """
+    defaults = CommandDefaults(num_cpus, num_gpus, memory, retries, sequential)
+
+    def mark(method: F) -> F:
+        setattr(method, _ATTRIBUTE, defaults)
+        return method
+
+    return mark
+
+
+def defaults_of(method: Callable[..., Any]) -> CommandDefaults:
+    """What ``@command`` said of ``method``, or the defaults' defaults."""
+    found = getattr(method, _ATTRIBUTE, None)
+    return found if isinstance(found, CommandDefaults) else CommandDefaults()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """One command of a plan.
+
+    ``position`` counts from 1. A command waits for the keys in ``needs``; with a ``barrier`` it waits for every command
+    whose position is below it instead.
+    """
+
+    key: str
+    position: int
+    name: str
+    params: tuple[Any, ...]
+    needs: tuple[str, ...] = ()
+    barrier: int = 0
+    resources: Resources = field(default_factory=Resources)
+    retries: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the form in which ``plan.json`` holds it."""
+        return {
+            "key": self.key,
+            "position": self.position,
+            "name": self.name,
+            "params": list(self.params),
+            "needs": list(self.needs),
+            "barrier": self.barrier,
+            "resources": self.resources.to_json(),
+            "retries": self.retries,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CommandSpec:
+        """The inverse of :meth:`to_json`."""
+        plain = dict(content)
+        plain["params"], plain["needs"] = tuple(plain["params"]), tuple(plain["needs"])
+        plain["resources"] = Resources.from_json(plain["resources"])
+        return cls(**plain)
+
+    @property
+    def title(self) -> str:
+        """For people: the name and the parameters."""
+        return " ".join([self.name, *(_readable(param) for param in self.params if param is not None)])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one attempt. Plain data: it travels from the worker to the driver and into the journal."""
+
+    command: str
+    attempt: int
+    status: Status
+    result: Any = None
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    structs: dict[str, Any] = field(default_factory=dict)
+    models_update: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    #: the exception itself, where the attempt ran in this process
+    exception: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        return None, {item.name: None if item.name == "exception" else getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def users_mistake(self) -> bool:
+        """Whether the command failed of something that the user can mend (a :class:`UserError`)."""
+        return bool(self.error.get("user"))
+
+    def to_commit(self) -> dict[str, Any]:
+        """The part of it that ``RunStore.commit`` takes."""
+        names = ("command", "attempt", "result", "artifacts", "structs", "models_update", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+class Workload(Protocol):
+    """What a scheduler is to the driver. It is pickled once for each run and used in worker processes."""
+
+    def execute(self, name: str, params: Sequence[Any]) -> Any:
+        """Run one command; whatever it returns must be plain JSON data."""
+
+    def collect_deltas(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the command changed: struct deltas by task, updates of model storages by path."""
+
+    def forget(self) -> None:
+        """Drop what the command left behind in this process."""
+
+
+def check_params(name: str, params: Sequence[Any]) -> tuple[Any, ...]:
+    """``params`` as a tuple of plain data; anything else is refused, naming the command."""
+    for param in params:
+        _check_plain(name, param)
+    return tuple(params)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    if isinstance(value, str | int | float | bool) or value is None:
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(name, item)
+    elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        for item in value.values():
+            _check_plain(name, item)
+    else:
+        raise MMLMisconfigurationException(
+            f"Command '{name}' got a parameter of type {type(value).__name__} ({value!r}). A plan is a document, so parameters "
+            "are str, int, float, bool, None, and lists and dicts of them: give a name or a path and load the object inside."
+        )
+
+
+def command_key(name: str, params: Sequence[Any], *, repetition: int = 0) -> str:
+    """A name for a command that is safe in file names and stays the same when a plan grows.
+
+    ``<name>--<readable params>-<8 hex digits of both>``; the ``repetition``-th further entry that is equal gets ``~n``.
+    """
+    document = json.dumps([name, list(params)], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.blake2b(document.encode(), digest_size=4).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9_.=]+", "-", "_".join(_readable(param) for param in params)).strip("-.")[:60]
+    key = f"{name}--{readable}-{digest}" if readable else f"{name}--{digest}"
+    return f"{key}~{repetition + 1}" if repetition else key
+
+
+def _readable(param: Any) -> str:
+    return param if isinstance(param, str) else json.dumps(param, sort_keys=True, separators=(",", ":"))

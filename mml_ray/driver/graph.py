@@ -1,0 +1,216 @@
+"""The order of commands: a plan is built once and is pure data; a board follows it while it runs.
+
+Stage rule: a run of consecutive entries of the same command is a stage, whose entries may run side by side; a stage starts when
+everything before it has committed. Entries added with explicit edges wait for exactly those instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mml_ray.driver.command import CommandSpec, check_params, command_key
+from mml_ray.errors import MMLMisconfigurationException
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a scheduler's lists: ``after`` holds the indices it waits for, or ``None`` for the stage rule."""
+
+    name: str
+    params: Sequence[Any]
+    after: Sequence[int] | None = None
+    sequential: bool = False
+    retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All commands of a run, in the order of the scheduler's lists."""
+
+    commands: tuple[CommandSpec, ...]
+    scheduler: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Decides whether a run may be continued: the scheduler, and names, parameters and edges of all commands."""
+        content = [self.scheduler, [[c.key, c.name, c.params, c.needs, c.barrier] for c in self.commands]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: ``plan.json`` of a run."""
+        return {
+            "scheduler": self.scheduler,
+            "fingerprint": self.fingerprint,
+            "commands": [command.to_json() for command in self.commands],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_json`."""
+        return cls(tuple(CommandSpec.from_json(item) for item in content["commands"]), str(content["scheduler"]))
+
+    def with_resources(self, choose: Callable[[CommandSpec, int], CommandSpec]) -> Plan:
+        """The same plan with ``choose(command, width)`` in place of each command."""
+        widths = self.widths()
+        return replace(self, commands=tuple(choose(command, widths[command.name]) for command in self.commands))
+
+    def widths(self) -> dict[str, int]:
+        """By command name: how many of them could run side by side (an upper bound: chains of one name count once)."""
+        count: Counter[str] = Counter()
+        by_key = {command.key: command for command in self.commands}
+        for command in self.commands:
+            if not any(by_key[key].name == command.name for key in command.needs):
+                count[command.name] += 1
+        return dict(count)
+
+    def is_chain(self) -> bool:
+        """Whether at most one command can ever run at a time (judged by the edges written down, not by their closure)."""
+        previous: CommandSpec | None = None
+        for command in self.commands:
+            if previous is not None and not (command.barrier >= command.position or previous.key in command.needs):
+                return False
+            previous = command
+        return True
+
+
+def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
+    """The plan of a scheduler's lists.
+
+    Raises:
+        MMLMisconfigurationException: parameters that are not plain data, or an edge to an entry that does not come before.
+    """
+    commands: list[CommandSpec] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    stage_start, stage_name = 0, ""
+    for index, entry in enumerate(entries):
+        params = check_params(entry.name, entry.params)
+        identity = (entry.name, json.dumps(list(params), sort_keys=True))
+        key = command_key(entry.name, params, repetition=seen[identity])
+        seen[identity] += 1
+        if entry.name != stage_name:
+            stage_start, stage_name = index, entry.name
+        needs: tuple[str, ...] = ()
+        barrier = 0
+        if entry.after is None:
+            barrier = (index if entry.sequential else stage_start) + 1
+        else:
+            needs = _needs(entry, index, commands)
+        commands.append(CommandSpec(key, index + 1, entry.name, params, needs, barrier, retries=entry.retries))
+    return Plan(tuple(commands), scheduler)
+
+
+def _needs(entry: Entry, index: int, commands: Sequence[CommandSpec]) -> tuple[str, ...]:
+    wrong = [number for number in entry.after or () if not 0 <= number < index]
+    if wrong:
+        raise MMLMisconfigurationException(
+            f"Entry {index} ({entry.name}) waits for entry {wrong[0]}, which does not come before it: add what it needs first."
+        )
+    return tuple(dict.fromkeys(commands[number].key for number in entry.after or ()))
+
+
+class Board:
+    """Where every command of a plan stands. Every step costs O(log n) or the number of edges it follows.
+
+    States: ``waiting``, ``ready``, ``running``, ``committed``, ``failed``, ``skipped``.
+    """
+
+    def __init__(self, plan: Plan, committed: Iterable[str] = ()) -> None:
+        self.plan = plan
+        self.commands = {command.key: command for command in plan.commands}
+        self.state = dict.fromkeys(self.commands, "waiting")
+        self._followers: dict[str, list[str]] = defaultdict(list)
+        self._missing: dict[str, int] = {}
+        self._ready: list[tuple[int, str]] = []
+        self._barriers: list[tuple[int, int, str]] = []
+        self._prefix = 0
+        done = set(committed)
+        for command in plan.commands:
+            if command.key in done:
+                self.state[command.key] = "committed"
+        for command in plan.commands:
+            if command.key not in done:
+                self._enter(command)
+        self._advance()
+
+    def _enter(self, command: CommandSpec) -> None:
+        if command.barrier > 1:
+            heapq.heappush(self._barriers, (command.barrier, command.position, command.key))
+            return
+        open_needs = [key for key in command.needs if self.state[key] != "committed"]
+        for key in open_needs:
+            self._followers[key].append(command.key)
+        self._missing[command.key] = len(open_needs)
+        if not open_needs:
+            self._make_ready(command.key)
+
+    def _make_ready(self, key: str) -> None:
+        self.state[key] = "ready"
+        heapq.heappush(self._ready, (self.commands[key].position, key))
+
+    def _advance(self) -> None:
+        order = self.plan.commands
+        while self._prefix < len(order) and self.state[order[self._prefix].key] == "committed":
+            self._prefix += 1
+        while self._barriers and self._barriers[0][0] <= self._prefix + 1:
+            key = heapq.heappop(self._barriers)[2]
+            if self.state[key] == "waiting":
+                self._make_ready(key)
+
+    def take(self) -> CommandSpec | None:
+        """The next ready command, in plan order, now ``running``; ``None`` if there is none."""
+        while self._ready:
+            key = heapq.heappop(self._ready)[1]
+            if self.state[key] == "ready":
+                self.state[key] = "running"
+                return self.commands[key]
+        return None
+
+    def peek(self) -> bool:
+        """Whether a command is ready."""
+        return any(self.state[key] == "ready" for _, key in self._ready)
+
+    def put_back(self, key: str) -> None:
+        """A running command becomes ready again (its attempt did not commit)."""
+        self._make_ready(key)
+
+    def commit(self, key: str) -> None:
+        """A command committed: what waited for it may become ready."""
+        self.state[key] = "committed"
+        for follower in self._followers.pop(key, ()):
+            self._missing[follower] -= 1
+            if not self._missing[follower] and self.state[follower] == "waiting":
+                self._make_ready(follower)
+        self._advance()
+
+    def fail(self, key: str) -> list[str]:
+        """A command failed for good; returns the keys of all commands that are skipped because of it."""
+        self.state[key] = "failed"
+        skipped: list[str] = []
+        blocked = [key]
+        while blocked:
+            gone = blocked.pop()
+            position = self.commands[gone].position
+            behind = [k for barrier, _, k in self._barriers if barrier > position]
+            for follower in [*self._followers.get(gone, ()), *behind]:
+                if self.state[follower] == "waiting":
+                    self.state[follower] = "skipped"
+                    skipped.append(follower)
+                    blocked.append(follower)
+            self._barriers = [item for item in self._barriers if self.state[item[2]] == "waiting"]
+            heapq.heapify(self._barriers)
+        return skipped
+
+    def count(self) -> Counter[str]:
+        """How many commands are in each state."""
+        return Counter(self.state.values())
+
+    @property
+    def all_committed(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._prefix == len(self.plan.commands)

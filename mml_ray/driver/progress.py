@@ -1,0 +1,288 @@
+"""What the user sees of a run: one live display in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from mml_ray.driver.command import CommandSpec
+from mml_ray.driver.estimate import Estimate, Left, fraction
+from mml_ray.driver.graph import Board
+from mml_ray.driver.surroundings import FAILED
+
+#: at most this many running commands are drawn
+_ROWS = 16
+_MARKS = {"committed": "done", "failed": "FAILED", "retried": "again", "interrupted": "stopped", "submitted": "start"}
+_MARK_COLORS = {"committed": "32", "failed": "1;31", "retried": "33", "interrupted": "33"}
+Progress = Mapping[str, Mapping[str, Any]]
+
+
+class LogTail:
+    """Prints what running commands write to their logs, each line with the command's name before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[str, int] = {}
+
+    def start(self, key: str) -> None:
+        """Lines that the log has so far belong to earlier attempts."""
+        path = self._folder / f"{key}.log"
+        self._offsets[key] = path.stat().st_size if path.exists() else 0
+
+    def read(self, key: str) -> list[str]:
+        """The whole lines that came since the last call."""
+        path = self._folder / f"{key}.log"
+        offset = self._offsets.get(key)
+        if offset is None or not path.exists() or path.stat().st_size <= offset:
+            return []
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(1 << 20)
+        end = data.rfind(b"\n") + 1
+        self._offsets[key] = offset + end
+        lines = data[:end].decode(errors="replace").splitlines()
+        failed = next((number for number, line in enumerate(lines) if line.startswith(FAILED)), None)
+        if failed is not None:  # what follows is shown once, at the end of the run
+            self.stop(key)
+        return [line for line in lines[:failed] if line.strip() and not line.startswith("--- attempt")]
+
+    def stop(self, key: str) -> None:
+        """The command ended."""
+        self._offsets.pop(key, None)
+
+
+class PlainDisplay:
+    """One line for each event, and for each running command one when its epoch changes (at most every few seconds)."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        tail: LogTail | None = None,
+        every: float = 5.0,
+        history: Mapping[str, float] | None = None,
+    ) -> None:
+        self._stream = stream
+        self._tail, self._every = tail, every
+        self._estimate = Estimate(history)
+        self._done = 0
+        self._total = 0
+        self._told: dict[str, tuple[Any, float]] = {}
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self, board: Board) -> None:
+        """The plan is about to run."""
+        self._total = len(board.plan.commands)
+        self._done = board.count()["committed"]
+        if self._done:
+            self.note(f"{self._done} of {self._total} commands are committed already and are not run again.")
+
+    def event(self, spec: CommandSpec, state: str, detail: str = "") -> None:
+        """A command was submitted, committed (``detail``: ``<seconds> s``), retried, interrupted, or failed."""
+        if state == "committed":
+            self._done += 1
+            self._estimate.committed(spec, _seconds(detail))
+        if self._tail is not None:
+            self._drain(spec.key, spec.title)
+            self._tail.start(spec.key) if state == "submitted" else self._tail.stop(spec.key)
+        if state == "submitted" and not detail:
+            return
+        shown = textwrap.shorten(detail, 160, placeholder=" ...")  # the whole of a failure is told at the end
+        self._print(f"{self._count()} {self._mark(state)} {spec.title}" + (f"  ({shown})" if shown else ""))
+
+    def tick(self, board: Board, progress: Progress) -> None:
+        """Where the running commands stand."""
+        now = time.monotonic()
+        running = self._running(board, progress)
+        for key, said in running.items():
+            spec = board.commands[key]
+            self._drain(key, spec.title)
+            before, when = self._told.get(key, (None, 0.0))
+            if said.get("epoch") not in (None, before) and now - when > self._every:
+                self._told[key] = (said.get("epoch"), now)
+                left = self._estimate.left(board, running)
+                ahead = f"  ({said_left} in all)" if (said_left := told(left)) else ""
+                self._print(f"{' ' * len(self._count())}         {spec.title}: {describe(said)}{ahead}")
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._print(text)
+
+    def end(self) -> None:
+        """What follows is printed as it is. Harmless when repeated."""
+
+    def _running(self, board: Board, progress: Progress) -> Progress:
+        """Of what was reported that which concerns running commands."""
+        running = {key: said for key, said in progress.items() if board.state.get(key) == "running"}
+        self._estimate.saw(running)
+        return running
+
+    def _count(self) -> str:
+        return f"[{self._done:>{len(str(self._total))}}/{self._total}]"
+
+    def _mark(self, state: str) -> str:
+        return f"{_MARKS[state]:<7}"
+
+    def _drain(self, key: str, title: str) -> None:
+        if self._tail is not None:
+            for line in self._tail.read(key):
+                self._print(f"  {title} | {line}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream or sys.stdout, flush=True)
+
+
+class LiveDisplay(PlainDisplay):
+    """Drawn anew four times a second below the lines of events: a bar for the run, what is done of each kind of command, and a
+    row for each running command with its bar, epoch and loss.
+    """
+
+    def __init__(self, *, tail: LogTail | None = None, history: Mapping[str, float] | None = None, console: Any = None) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        super().__init__(tail=tail, history=history)
+        self._board: Board | None = None
+        self._progress: Progress = {}
+        self._began = time.monotonic()
+        # bound to this very stream: commands replace sys.stdout by one that writes through this display
+        self._console = console or Console(file=sys.stdout)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def begin(self, board: Board) -> None:
+        """The plan is about to run."""
+        super().begin(board)
+        self._began = time.monotonic()
+        self._board = board
+
+    def tick(self, board: Board, progress: Progress) -> None:
+        """Where the running commands stand."""
+        self._board, self._progress = board, self._running(board, progress)
+        for key in self._progress:
+            self._drain(key, board.commands[key].title)
+
+    def end(self) -> None:
+        """The display goes away; the lines of events stay."""
+        self._live.stop()
+
+    def _mark(self, state: str) -> str:
+        color = _MARK_COLORS.get(state)
+        return f"\033[{color}m{super()._mark(state)}\033[0m" if color and self._console.color_system else super()._mark(state)
+
+    def _print(self, text: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text.from_ansi(text), soft_wrap=True)
+
+    def _draw(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        board, elapsed = self._board, clock(time.monotonic() - self._began)
+        if board is None:
+            return Text(f"starting, {elapsed} so far", style="dim")
+        running = {key: said for key, said in self._progress.items() if board.state[key] == "running"}
+        left = self._estimate.left(board, running)
+        ahead = f", {said_left}" if (said_left := told(left)) else ""
+        head = Text.assemble(
+            (f"{self._done}/{self._total} commands  ", "bold"), bar(self._done, self._total), f"  {elapsed} so far{ahead}"
+        )
+        return Group(head, Text(kinds(board), style="dim"), self._rows(board, running))
+
+    def _rows(self, board: Board, running: Progress) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        width = 16 if self._console.width >= 100 else 12
+        table = Table.grid(padding=(0, 2), expand=False)
+        for least in (None, width, None, None):
+            table.add_column(no_wrap=True, overflow="ellipsis", min_width=least)
+        for key, said in list(running.items())[:_ROWS]:
+            where, value = columns(said)
+            table.add_row(Text(board.commands[key].title), bar(*fraction(said), width=width), Text(where), Text(value))
+        if len(running) > _ROWS:
+            table.add_row(Text(f"and {len(running) - _ROWS} more", style="dim"))
+        if not running and board.count()["running"]:
+            table.add_row(Text("starting", style="dim"))
+        return table
+
+
+def create_display(*, tail: LogTail | None, live: bool | None = None, history: Mapping[str, float] | None = None) -> PlainDisplay:
+    """The live display in a terminal that can draw it, else plain lines; ``live`` decides instead if given."""
+    able = sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    if able if live is None else live:
+        return LiveDisplay(tail=tail, history=history)
+    return PlainDisplay(tail=tail, history=history)
+
+
+def columns(said: Mapping[str, Any]) -> tuple[str, str]:
+    """Of what a command reported: ``epoch 3/10, step 40/60`` and ``loss 0.213`` (or its own text)."""
+    parts = []
+    if said.get("epoch") is not None:
+        parts.append(f"epoch {said['epoch']}" + (f"/{said['epochs']}" if said.get("epochs") else ""))
+    if said.get("step") is not None and said.get("steps"):
+        parts.append(f"step {said['step']}/{said['steps']}")
+    values = [f"loss {said['loss']:.4g}"] if isinstance(said.get("loss"), int | float) else []
+    if said.get("text"):
+        values.append(str(said["text"]))
+    return ", ".join(parts) or ("" if values else str(said.get("state", "running"))), ", ".join(values)
+
+
+def describe(said: Mapping[str, Any]) -> str:
+    """``epoch 3/10, step 40/60, loss 0.213`` of what a command reported."""
+    return ", ".join(part for part in columns(said) if part)
+
+
+def kinds(board: Board) -> str:
+    """``train_fold 2/5, predict_fold 1/10``: what is committed of each kind of command, and what failed."""
+    count: dict[str, list[int]] = {}
+    for command in board.plan.commands:
+        done, failed, total = count.get(command.name, (0, 0, 0))
+        state = board.state[command.key]
+        count[command.name] = [done + (state == "committed"), failed + (state in ("failed", "skipped")), total + 1]
+    return ", ".join(
+        f"{name} {done}/{total}" + (f" ({failed} failed or skipped)" if failed else "")
+        for name, (done, failed, total) in count.items()
+    )
+
+
+def told(left: Left | None) -> str:
+    """``about 1:10 left``, or ``more than 1:10 left`` where not everything is known; nothing where that would say nothing."""
+    if left is None or left.seconds < 1:
+        return ""
+    return f"{'about' if left.whole else 'more than'} {clock(left.seconds)} left"
+
+
+def bar(done: float, total: float, width: int = 24) -> Any:
+    """A line of ``width`` characters, filled by ``done / total``."""
+    from rich.text import Text
+
+    filled = round(width * min(1.0, done / total)) if total else 0
+    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
+
+
+def clock(seconds: float) -> str:
+    """``1:05``, or ``1:01:05``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _seconds(detail: str) -> float | None:
+    match = re.fullmatch(r"([\d.]+) s", detail)
+    return float(match.group(1)) if match else None

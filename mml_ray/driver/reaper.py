@@ -1,0 +1,129 @@
+"""A small process beside the driver that ends what the driver's death leaves behind.
+
+Killed with -9, a driver cannot end its local Ray. Most of Ray's processes notice within seconds; its agents may not. The reaper looks at
+the driver's descendants once a second; when the driver is gone it waits a moment, kills those that are still there, and removes
+the session folder. What a command started a moment before nobody has seen; it is known by the variable :data:`MARK` in its environment.
+The reaper is run as a script and uses the standard library alone:
+
+    python reaper.py <pid of the driver> <folder to remove>
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+#: variable that holds the session folder, in the environment of all workers and so of what they start
+MARK = "MML_RAY_SESSION"
+#: seconds between two looks, and what descendants get to end by themselves
+LOOK, GRACE = 1.0, 2.0
+Process = tuple[int, str]
+
+
+class Reaper:
+    """The driver's handle of the process."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(folder)]
+        self._process = subprocess.Popen(  # a session of its own: Ctrl-C in the terminal is not for it
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def close(self) -> None:
+        """The driver ended Ray itself: end what is left of it now. Waits until nothing is."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=4 * GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def table() -> dict[int, tuple[int, str]]:
+    """Parent and start time of every process; zombies are left out."""
+    found: dict[int, tuple[int, str]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] not in (b"Z", b"X"):
+                found[int(name)] = (int(fields[1]), fields[19].decode())
+    return found
+
+
+def descendants(roots: set[int], processes: dict[int, tuple[int, str]]) -> set[Process]:
+    """All processes below ``roots``, without them."""
+    found: set[Process] = set()
+    below = set(roots)
+    while True:
+        more = {pid for pid, (parent, _) in processes.items() if parent in below and pid not in below}
+        if not more:
+            return found
+        below |= more
+        found |= {(pid, processes[pid][1]) for pid in more}
+
+
+def alive(known: set[Process], processes: dict[int, tuple[int, str]]) -> set[Process]:
+    """Those of the known ones that are still the same process."""
+    return {(pid, started) for pid, started in known if processes.get(pid, (0, ""))[1] == started}
+
+
+def marked(folder: str) -> set[int]:
+    """Processes whose environment carries the mark of this session."""
+    wanted, found = f"{MARK}={folder}".encode(), set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        found.add(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def watch(driver: int, folder: str) -> None:
+    """Until the driver is gone or sends SIGTERM; then clean up."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    processes = table()
+    identity = processes.get(driver, (0, ""))[1]
+    known: set[Process] = set()
+    while not asked and processes.get(driver, (0, ""))[1] == identity:
+        known = alive(known, processes)
+        known |= descendants({driver, *(pid for pid, _ in known)}, processes) - {(os.getpid(), processes[os.getpid()][1])}
+        time.sleep(LOOK)
+        processes = table()
+    end(known, folder)
+
+
+def end(known: set[Process], folder: str) -> None:
+    """Give them a moment, then kill, also what they started meanwhile."""
+    deadline = time.monotonic() + GRACE
+    while (left := alive(known, table())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for _ in range(3):
+        processes = table()
+        left = alive(known, processes)
+        left |= {(pid, processes[pid][1]) for pid in marked(folder) if pid in processes}
+        left |= descendants({pid for pid, _ in left}, processes)
+        known |= left
+        for pid, _ in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]), sys.argv[2])

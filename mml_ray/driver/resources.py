@@ -1,0 +1,226 @@
+"""What commands ask for and what nodes have. Pure functions over values; nothing here talks to a cluster."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
+
+#: no command gets more CPUs than this by ``auto``: beyond it a fold on a CPU gains little
+AUTO_CPU_LIMIT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one command holds while it runs; ``memory`` in bytes (0: not asked for)."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory: int = 0
+    custom: tuple[tuple[str, float], ...] = ()
+    label_selector: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "num_cpus": self.num_cpus,
+            "num_gpus": self.num_gpus,
+            "memory": self.memory,
+            "custom": dict(self.custom),
+            "label_selector": dict(self.label_selector),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Resources:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            num_cpus=float(content["num_cpus"]),
+            num_gpus=float(content["num_gpus"]),
+            memory=int(content["memory"]),
+            custom=tuple(sorted((str(k), float(v)) for k, v in content["custom"].items())),
+            label_selector=tuple(sorted((str(k), str(v)) for k, v in content["label_selector"].items())),
+        )
+
+    def describe(self) -> str:
+        """For people: ``2 CPU, 0.5 GPU, 4.0 GiB``."""
+        parts = [f"{self.num_cpus:g} CPU"]
+        if self.num_gpus:
+            parts.append(f"{self.num_gpus:g} GPU")
+        if self.memory:
+            parts.append(f"{self.memory / 2**30:.1f} GiB")
+        parts += [f"{amount:g} {name}" for name, amount in self.custom]
+        parts += [f"{name}={value}" for name, value in self.label_selector]
+        return ", ".join(parts)
+
+    @property
+    def threads(self) -> int:
+        """The threads a command may use: its CPUs, at least one."""
+        return max(1, int(self.num_cpus))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one node has; ``memory`` in bytes (0: unknown, not checked)."""
+
+    name: str
+    num_cpus: float
+    num_gpus: float = 0.0
+    memory: int = 0
+    custom: tuple[tuple[str, float], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def holds(self, request: Resources) -> bool:
+        """Whether the node, were it idle, could run a command with this request."""
+        have = dict(self.custom)
+        return (
+            request.num_cpus <= self.num_cpus
+            and request.num_gpus <= self.num_gpus
+            and (not self.memory or request.memory <= self.memory)
+            and all(have.get(name, 0.0) >= amount for name, amount in request.custom)
+            and all(_label_matches(dict(self.labels).get(name), wanted) for name, wanted in request.label_selector)
+        )
+
+    def slots(self, request: Resources) -> int:
+        """How many such commands it can run side by side."""
+        if not self.holds(request):
+            return 0
+        limits = [math.inf]
+        if request.num_cpus:
+            limits.append(self.num_cpus // request.num_cpus)
+        if request.num_gpus:
+            limits.append(self.num_gpus / request.num_gpus if request.num_gpus < 1 else self.num_gpus // request.num_gpus)
+        if request.memory and self.memory:
+            limits.append(self.memory // request.memory)
+        best = min(limits)
+        return int(best) if math.isfinite(best) else 1024
+
+    def describe(self) -> str:
+        """For people."""
+        text = f"{self.name}: {self.num_cpus:g} CPU, {self.num_gpus:g} GPU"
+        text += f", {self.memory / 2**30:.1f} GiB" if self.memory else ""
+        text += "".join(f", {amount:g} {name}" for name, amount in self.custom)
+        return text + "".join(f", {name}={value}" for name, value in self.labels)
+
+
+def local_node() -> Node:
+    """This machine, as far as this process may use it: CPU affinity and ``CUDA_VISIBLE_DEVICES`` count."""
+    import psutil
+
+    memory = int(psutil.virtual_memory().total)
+    return Node(name="this machine", num_cpus=len(os.sched_getaffinity(0)), num_gpus=_local_gpus(), memory=memory)
+
+
+def _local_gpus() -> float:
+    """NVIDIA GPUs that this process may see, counted without loading a driver library."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]))
+    try:
+        return float(len(os.listdir("/proc/driver/nvidia/gpus")))
+    except OSError:
+        return 0.0
+
+
+def resolve(
+    wanted: Mapping[str, Any],
+    nodes: Sequence[Node],
+    *,
+    width: int,
+    uses_gpu: bool,
+    where: str,
+) -> Resources:
+    """Turn one entry of the configuration into numbers.
+
+    ``width`` is how many such commands could run side by side; ``auto`` CPUs share the largest node among them (1 to
+    :data:`AUTO_CPU_LIMIT`), ``auto`` GPUs is one if any node has one and the command ``uses_gpu``, else none. ``where`` names the
+    entry in error messages.
+    """
+    gpus_here = max((node.num_gpus for node in nodes), default=0.0)
+    num_gpus = _amount(wanted.get("num_gpus"), where=f"{where}.num_gpus")
+    if num_gpus is None:
+        num_gpus = 1.0 if uses_gpu and gpus_here >= 1 else 0.0
+    if num_gpus > 1 and num_gpus != int(num_gpus):
+        raise MMLMisconfigurationException(f"{where}.num_gpus={num_gpus:g}: above one, only whole GPUs can be asked for.")
+    num_cpus = _amount(wanted.get("num_cpus"), where=f"{where}.num_cpus")
+    if num_cpus is None:
+        num_cpus = _auto_cpus(nodes, width=width, num_gpus=num_gpus)
+    memory = wanted.get("memory")
+    return Resources(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        memory=parse_memory(memory, where=f"{where}.memory") if memory not in (None, "auto") else 0,
+        custom=tuple(sorted((str(k), float(v)) for k, v in (wanted.get("custom") or {}).items())),
+        label_selector=tuple(sorted((str(k), str(v)) for k, v in (wanted.get("label_selector") or {}).items())),
+    )
+
+
+def _auto_cpus(nodes: Sequence[Node], *, width: int, num_gpus: float) -> float:
+    fitting = [node for node in nodes if node.num_gpus >= num_gpus] or list(nodes)
+    largest = max(fitting, key=lambda node: node.num_cpus)
+    side_by_side = max(1, width)
+    if num_gpus:
+        side_by_side = max(1, min(side_by_side, int(largest.num_gpus / num_gpus)))
+    return float(max(1, min(AUTO_CPU_LIMIT, int(largest.num_cpus // side_by_side))))
+
+
+def _amount(value: Any, *, where: str) -> float | None:
+    if value is None or value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not math.isfinite(value):
+        raise MMLMisconfigurationException(f"{where}={value!r}: a number of at least 0, or 'auto'.")
+    return float(value)
+
+
+_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_memory(value: Any, *, where: str) -> int:
+    """Bytes of ``4294967296``, ``"4G"``, ``"4GiB"``, ``"512 MB"`` (powers of 1024)."""
+    text = str(value).strip().lower()
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = text[len(number) :].strip().removesuffix("ib").removesuffix("b")
+    try:
+        amount = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise MMLMisconfigurationException(f"{where}={value!r}: bytes, or a number with a unit such as '4GiB'.") from None
+    if amount < 0 or not math.isfinite(amount):
+        raise MMLMisconfigurationException(f"{where}={value!r}: must be positive.")
+    return int(amount)
+
+
+def check_feasible(requests: Iterable[tuple[str, Resources]], nodes: Sequence[Node]) -> None:
+    """Refuse what no node can ever hold (Ray would leave it pending for ever), naming the largest node.
+
+    Raises:
+        InfeasibleResourcesError: names the first such command, its request, and what every node has.
+    """
+    known: set[Resources] = set()
+    for name, request in requests:
+        if request in known:
+            continue
+        known.add(request)
+        if not any(node.holds(request) for node in nodes):
+            largest = max(nodes, key=lambda node: (node.num_gpus, node.num_cpus))
+            rest = "; ".join(node.describe() for node in nodes[:8])
+            raise InfeasibleResourcesError(
+                f"Command '{name}' asks for {request.describe()}, which no node can hold. The largest node has {largest.describe()}. "
+                f"Nodes: {rest}. Lower resources.{name}.* or start a larger node."
+            )
+
+
+def slots(nodes: Sequence[Node], request: Resources) -> int:
+    """How many commands with this request all nodes together can run side by side."""
+    return sum(node.slots(request) for node in nodes)
+
+
+def _label_matches(value: str | None, wanted: str) -> bool:
+    if wanted.startswith(("!in(", "in(")):
+        inside = value in [item.strip() for item in wanted[wanted.index("(") + 1 : -1].split(",")]
+        return inside != wanted.startswith("!")
+    if wanted.startswith("!"):
+        return value != wanted[1:]
+    return value == wanted

@@ -1,0 +1,209 @@
+"""What surrounds a command in its process: thread limits, its log, and the pulse that tells the run it is alive."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+log = logging.getLogger(__name__)
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_POOLED = ("numpy", "scipy", "sklearn", "torch", "cv2")
+_applied: tuple[int, tuple[str, ...]] | None = None
+_limits: Any = None
+_before: dict[str, str | None] = {}
+
+
+def limit_threads(threads: int) -> None:
+    """Every thread pool uses ``threads`` threads: those loaded already, and those still to be loaded (environment).
+
+    Stays until the next call or :func:`release_threads`; costs nothing while neither the number nor the loaded libraries change.
+    """
+    global _applied, _limits
+    loaded = tuple(name for name in _POOLED if name in sys.modules)
+    if _applied == (threads, loaded):
+        return
+    if _applied is None:
+        _before.update({name: os.environ.get(name) for name in _THREAD_VARIABLES})
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    if loaded:
+        from threadpoolctl import threadpool_limits
+
+        if _limits is not None:
+            _limits.restore_original_limits()
+        _limits = threadpool_limits(limits=threads)
+    if "cv2" in loaded:
+        sys.modules["cv2"].setNumThreads(threads if threads > 1 else 0)
+    if "torch" in loaded:
+        sys.modules["torch"].set_num_threads(threads)
+    _applied = (threads, loaded)
+
+
+def release_threads() -> None:
+    """Undo :func:`limit_threads`, for processes that live on after a run."""
+    global _applied, _limits
+    if _limits is not None:
+        _limits.restore_original_limits()
+    for name, value in _before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _before.clear()
+    _applied = _limits = None
+
+
+#: begins the last entry of an attempt that failed
+FAILED = "--- failed: "
+
+
+# -- log ---------------------------------------------------------------------------------------------------------------
+class CommandLog:
+    """The log of one attempt. The file is opened when there is something to write, or the pulse asks for it."""
+
+    def __init__(self, path: Path, attempt: int) -> None:
+        self._path, self._attempt = path, attempt
+        self._file: TextIO | None = None
+        self._failed = False
+        self._lock = threading.RLock()
+
+    def open(self) -> TextIO | None:
+        """The file; ``None`` if it cannot be written, which is said once."""
+        with self._lock:
+            if self._file is None and not self._failed:
+                try:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = self._path.open("a", encoding="utf-8", errors="replace")
+                    self._file.write(
+                        f"--- attempt {self._attempt}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+                    )
+                    self._file.flush()
+                    faulthandler.register(signal.SIGUSR1, file=self._file, all_threads=True)  # the watchdog asks for the stacks
+                except OSError as error:
+                    self._failed = True
+                    log.warning("No log of this command: %s", error)
+            return self._file
+
+    def write(self, text: str) -> None:
+        """Append; a full disk must not turn a print into a failed command."""
+        file = self.open()
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                file.write(text)
+                file.flush()
+
+    def end(self, why: str) -> None:
+        """The attempt failed: ``why`` is for the log alone, since the end of the run shows it."""
+        self.write(f"{FAILED}{why.rstrip()}\n")
+
+    def close(self) -> None:
+        """Harmless when it was never opened."""
+        with self._lock:
+            if self._file is not None:
+                faulthandler.unregister(signal.SIGUSR1)
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            self._file, self._failed = None, True
+
+
+class _Tee(io.TextIOBase):
+    """Writes to the log of the command and to where the text would have gone."""
+
+    def __init__(self, command_log: CommandLog, terminal: TextIO) -> None:
+        self._log, self.terminal = command_log, terminal
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self.terminal.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.terminal.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self.terminal.fileno()
+
+
+class _Records(logging.Handler):
+    """Log records go to the command's log."""
+
+    def __init__(self, command_log: CommandLog) -> None:
+        super().__init__()
+        self._log = command_log
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write(self.format(record) + "\n")
+
+
+@contextlib.contextmanager
+def logged(path: Path, attempt: int) -> Iterator[CommandLog]:
+    """stdout, stderr and log records also go to ``path``."""
+    command_log = CommandLog(path, attempt)
+    handler = _Records(command_log)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Tee(command_log, before[0]), _Tee(command_log, before[1])
+    try:
+        yield command_log
+    finally:
+        sys.stdout, sys.stderr = before
+        root.removeHandler(handler)
+        command_log.close()
+
+
+# -- pulse -------------------------------------------------------------------------------------------------------------
+class Pulse(threading.Thread):
+    """Announces commands that last: their log is opened, and ``tell`` is called with the attempt, now and again, since who is
+    told may be restarted and forget.
+
+    Commands that are over in a moment cost nothing this way. One thread for each worker process.
+    """
+
+    def __init__(self, tell: Callable[[Mapping[str, Any]], object], *, every: float = 0.25, again: float = 5.0) -> None:
+        super().__init__(name="mml-ray-pulse", daemon=True)
+        self._tell, self._every, self._again = tell, every, again
+        self._current: tuple[Mapping[str, Any], CommandLog] | None = None
+
+    def begin(self, reference: Mapping[str, Any], command_log: CommandLog) -> None:
+        """A command starts."""
+        self._current = (reference, command_log)
+
+    def end(self) -> None:
+        """It is over."""
+        self._current = None
+
+    def run(self) -> None:
+        """Looks a few times a second."""
+        seen = told = None
+        due = 0.0
+        while True:
+            time.sleep(self._every)
+            now = self._current
+            if now is not None and now is seen and (now is not told or time.monotonic() > due):
+                if now is not told:
+                    now[1].open()
+                told, due = now, time.monotonic() + self._again
+                self._tell(now[0])
+            seen = now

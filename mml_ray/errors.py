@@ -1,0 +1,151 @@
+"""Every error the package raises on purpose.
+
+::
+
+    MMLError
+    +-- UserError                          exit code 2: the user can mend it
+    |   +-- MMLMisconfigurationException   a setting is wrong or contradicts another one
+    |   |   +-- UnknownNameError           (also a KeyError) a name that is not registered; lists the close ones
+    |   |   +-- PlanMismatchError          the run to continue was planned differently
+    |   |   +-- InfeasibleResourcesError   no node can ever hold what a command asks for
+    |   |   +-- MissingExtraError          (also an ImportError) an optional dependency is not installed
+    |   +-- TaskNotFoundError              (also a KeyError) no such task in the data root
+    |   +-- InvalidTransitionError         a task creator was called in the wrong order
+    |   +-- DataError                      data on disk is broken, missing or contradicts its description
+    |   |   +-- BrokenSampleError          one sample cannot be read; names its file
+    |   |   +-- ArchiveError               an archive is damaged or malicious; names its entry
+    |   |   +-- LeakageError               samples (or groups) appear where they must not
+    |   +-- RunLockedError                 another live driver owns the run; says who
+    |   +-- JournalError                   the journal of a run is damaged or from a newer version
+    |   +-- StorageError                   a folder cannot be written: permissions, space
+    +-- CommandError                       exit code 1: a command of the plan failed
+    |   +-- StructConflictError            two commands set the same path key of one task struct
+    +-- FencedError                        a later owner has taken the run over; this process must stop
+    +-- CommandInterrupted                 exit code 130: a command stopped early because it was asked to
+
+A message says what was given, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+
+class MMLError(Exception):
+    """Base class of all errors raised on purpose."""
+
+    exit_code: int = EXIT_FAILED
+
+    def __str__(self) -> str:  # KeyError (a second base of some) would print the repr
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class UserError(MMLError):
+    """Something the user gave is wrong; the command line shows the message without a traceback."""
+
+    exit_code = EXIT_USER
+
+
+class MMLMisconfigurationException(UserError):
+    """A setting is invalid, or two settings contradict one another."""
+
+
+class UnknownNameError(MMLMisconfigurationException, KeyError):
+    """A name that nobody registered. Build it with :meth:`of`, which names the nearest valid choices."""
+
+    @classmethod
+    def of(cls, kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UnknownNameError:
+        """The error for ``given``, naming the ``allowed`` ones that come close (or all, if they are few)."""
+        return cls(unknown_name_message(kind, given, allowed, hint))
+
+
+class PlanMismatchError(MMLMisconfigurationException):
+    """The run to be continued was planned differently."""
+
+
+class InfeasibleResourcesError(MMLMisconfigurationException):
+    """No node of the cluster can ever hold what a command requests."""
+
+
+class MissingExtraError(MMLMisconfigurationException, ImportError):
+    """An optional dependency is missing; the message has the pip command."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, needed_for: str) -> MissingExtraError:
+        """The error for ``package``, shipped by the extra ``extra``."""
+        return cls(f"{needed_for} needs the package '{package}', which is not installed: pip install 'mml-ray[{extra}]'")
+
+
+class TaskNotFoundError(UserError, KeyError):
+    """No such task in the data root."""
+
+
+class InvalidTransitionError(UserError):
+    """A task creator's methods were called in the wrong order."""
+
+
+class DataError(UserError):
+    """Data on disk is broken, missing, or contradicts its description."""
+
+
+class BrokenSampleError(DataError):
+    """One sample cannot be read; the message names its file."""
+
+
+class ArchiveError(DataError):
+    """An archive is damaged, or tries to write where it must not; the message names its entry."""
+
+
+class LeakageError(DataError):
+    """Samples or groups appear in splits that have to be disjoint."""
+
+
+class RunLockedError(UserError):
+    """Another live driver owns the run."""
+
+
+class JournalError(UserError):
+    """The journal of a run is damaged, or was written by a newer version."""
+
+
+class StorageError(UserError):
+    """A folder cannot be written: permissions, or no space left."""
+
+
+class CommandError(MMLError):
+    """A command of the plan failed."""
+
+
+class StructConflictError(CommandError):
+    """Two commands that ran side by side set the same path key of one task struct."""
+
+
+class FencedError(MMLError):
+    """A later owner took the run over; whatever this process still wanted to write is refused."""
+
+
+class CommandInterrupted(MMLError):
+    """A command stopped before its end because the run was interrupted; it goes on from its checkpoint."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+def unknown_name_message(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> str:
+    """One line: the unknown ``given``, then the nearest of ``allowed`` (all of them if there are at most twelve)."""
+    names = sorted({str(name) for name in allowed})
+    close = difflib.get_close_matches(str(given), names, n=5, cutoff=0.5)
+    message = f"Unknown {kind} '{given}'."
+    if close:
+        message += f" Did you mean: {', '.join(close)}?"
+    if names and (len(names) <= 12 or not close):
+        shown = names if len(names) <= 30 else [*names[:30], f"... ({len(names)} in all)"]
+        message += f" Available: {', '.join(shown)}."
+    if not names:
+        message += " None is registered."
+    return f"{message} {hint}".rstrip()

@@ -1,0 +1,48 @@
+"""Architectures by name (the ``backend`` of ``arch``): where features come from. A backend is loaded when it is built."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.registry import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mml_ray.models.architectures.base import Architecture
+
+DEFAULT_ARCH: dict[str, Any] = {"backend": "monai", "name": "resnet_small"}
+
+
+class _Lazy:
+    """A backend that lives in a module of this folder and is imported when it is called."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __call__(self, params: Mapping[str, Any]) -> Architecture:
+        made: Architecture = importlib.import_module(f"mml_ray.models.architectures.{self._module}").create(params)
+        return made
+
+
+for _backend in ("monai", "timm", "smp"):
+    registry.add("architecture", _backend, _Lazy(_backend))
+
+
+def create_architecture(arch: Mapping[str, Any] | None) -> Architecture:
+    """The architecture that the configuration group ``arch`` describes: ``backend``, ``name``, and what the backend takes.
+
+    A backend is any registered callable ``(params) -> Architecture``; ``params`` is ``arch`` without ``backend``.
+    """
+    from mml_ray.models.architectures.base import Architecture
+
+    params = dict(DEFAULT_ARCH if arch is None else arch)
+    backend = str(params.pop("backend", DEFAULT_ARCH["backend"]))
+    made = registry.lookup("architecture", backend)(params)
+    if not isinstance(made, Architecture):
+        raise MMLMisconfigurationException(
+            f"The architecture backend '{backend}' made a {type(made).__name__}, not an Architecture."
+        )
+    return made

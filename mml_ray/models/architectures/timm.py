@@ -1,0 +1,45 @@
+"""Image models of timm: one vector per image, with or without pretrained weights (``pip install 'mml-ray[timm]'``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
+from mml_ray.models.architectures.base import Architecture, Features, take
+from mml_ray.models.architectures.extras import load_extra, with_weights
+
+
+class TimmNet(Architecture):
+    """A timm model without its classifier."""
+
+    def __init__(self, name: str, network: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.network: nn.Module = network
+        self.pooled_dim = int(getattr(network, "head_hidden_size", None) or network.num_features)
+        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+    def forward_features(self, images: Tensor) -> Features:
+        """``pooled`` only."""
+        return Features(self.network(images), None)
+
+
+def create(params: Mapping[str, Any]) -> Architecture:
+    """``name`` (default ``resnet34``), ``pretrained`` (true), ``in_channels`` (3), ``params`` for ``timm.create_model``."""
+    chosen = take(params, {"name": "resnet34", "pretrained": True, "in_channels": 3, "params": {}}, "timm")
+    timm = load_extra("timm", "timm", "timm")
+    name, pretrained = str(chosen["name"]), bool(chosen["pretrained"])
+    if not timm.is_model(name):
+        raise UnknownNameError.of("model of arch=timm", name, timm.list_models())
+    more = dict(chosen["params"] or {})
+
+    def make() -> Any:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=int(chosen["in_channels"]), **more)
+
+    try:
+        return TimmNet(name, with_weights(make, name, "arch.pretrained=false"))
+    except TypeError as error:
+        raise MMLMisconfigurationException(f"arch.params={more} for '{name}': {error}") from error

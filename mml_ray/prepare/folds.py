@@ -1,0 +1,102 @@
+"""Folds of training samples: dealt, or as somebody else has dealt them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from mml_ray.errors import DataError
+from mml_ray.tasks.attributes import Modality, TaskType
+from mml_ray.tasks.classes import Sample, strata
+from mml_ray.tasks.splitting import check_folds, split_pools, split_stratified
+
+
+def split_folds(
+    samples: Mapping[str, Sample],
+    task_type: TaskType,
+    *,
+    idx_to_class: Mapping[int, str],
+    n_folds: int = 5,
+    ensure_balancing: bool = True,
+    fold_0_fraction: float | None = None,
+    seed: int = 42,
+    mask_classes: Mapping[str, Sequence[int]] | None = None,
+) -> list[list[str]]:
+    """Deal sample ids into folds, deterministically.
+
+    Samples of one group stay together. With ``ensure_balancing`` every fold gets its share of each class (exactly, for
+    ungrouped classification; a class with fewer samples than folds raises :class:`DataError`), of the sets of labels, of
+    quantiles of the value, of the classes in the masks. ``fold_0_fraction`` sets the size of the first fold, the others share
+    the rest alike.
+    """
+    check_folds(n_folds, fold_0_fraction)
+    ids = list(samples)
+    groups = [sample.get(Modality.GROUP) for sample in samples.values()]
+    grouped = any(group is not None for group in groups)
+    if ensure_balancing and task_type == TaskType.CLASSIFICATION:
+        pools = _class_pools(samples, idx_to_class)
+        _check_classes(pools, n_folds)
+    else:
+        pools = {"The task": list(range(len(ids)))}
+    if not grouped and (task_type == TaskType.CLASSIFICATION or not ensure_balancing):
+        folds = split_pools(pools, n_folds, fold_0_fraction=fold_0_fraction, seed=seed)
+    else:
+        labels = (
+            strata(samples, task_type, n_folds=n_folds, idx_to_class=idx_to_class, mask_classes=mask_classes)
+            if ensure_balancing
+            else [()] * len(ids)
+        )
+        folds = split_stratified(labels, n_folds, groups=groups, fold_0_fraction=fold_0_fraction, seed=seed)
+    return [[ids[position] for position in fold] for fold in folds]
+
+
+def _class_pools(samples: Mapping[str, Sample], idx_to_class: Mapping[int, str]) -> dict[str, list[int]]:
+    pools: dict[str, list[int]] = defaultdict(list)
+    for position, sample in enumerate(samples.values()):
+        raw = sample[Modality.CLASS]
+        pools[f"Class '{idx_to_class[raw]}' (index {raw})"].append(position)
+    return dict(pools)
+
+
+def _check_classes(pools: Mapping[str, Sequence[int]], n_folds: int) -> None:
+    """All classes that are too small, at once."""
+    small = {name: len(pool) for name, pool in pools.items() if len(pool) < n_folds}
+    if small:
+        listed = ", ".join(f"{name}: {count}" for name, count in small.items())
+        raise DataError(
+            f"Too few training samples to have each class in each of {n_folds} folds: {listed}. Use fewer folds (mode.n_folds), "
+            "merge or leave out these classes, or switch off balancing (mode.ensure_balancing=false)."
+        )
+
+
+def check_existing_folds(folds: Sequence[Sequence[str]], samples: Mapping[str, Sample]) -> list[list[str]]:
+    """The folds as lists; raises unless they are two or more, not empty, disjoint, and cover the training samples exactly."""
+    if len(folds) < 2:
+        raise DataError(f"At least two folds are needed, got {len(folds)}.")
+    empty = [number for number, fold in enumerate(folds) if not fold]
+    if empty:
+        raise DataError(f"Fold {empty[0]} has no samples.")
+    counts = Counter(sample_id for fold in folds for sample_id in fold)
+    twice = [sample_id for sample_id, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(f"{len(twice)} sample(s) are in the folds twice, as '{twice[0]}'.")
+    unknown = [sample_id for sample_id in counts if sample_id not in samples]
+    if unknown:
+        raise DataError(f"{len(unknown)} sample(s) of the folds are no training samples, as '{unknown[0]}'.")
+    unused = [sample_id for sample_id in samples if sample_id not in counts]
+    if unused:
+        raise DataError(f"{len(unused)} training sample(s) are in no fold, as '{unused[0]}'.")
+    _warn_of_torn_groups(folds, samples)
+    return [list(fold) for fold in folds]
+
+
+def _warn_of_torn_groups(folds: Sequence[Sequence[str]], samples: Mapping[str, Sample]) -> None:
+    places: dict[str, set[int]] = defaultdict(set)
+    for number, fold in enumerate(folds):
+        for sample_id in fold:
+            if (group := samples[sample_id].get(Modality.GROUP)) is not None:
+                places[group].add(number)
+    torn = [group for group, found in places.items() if len(found) > 1]
+    if torn:
+        warnings.warn(f"The given folds tear {len(torn)} group(s) apart, as '{torn[0]}'.", UserWarning, stacklevel=4)

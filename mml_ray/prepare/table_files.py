@@ -1,0 +1,82 @@
+"""Tables of samples, from CSV, TSV and Parquet files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mml_ray.errors import DataError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+Row = dict[str, Any]
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows as mappings from column to entry; entries of text files are texts, empty ones are ``None``."""
+    if not path.is_file():
+        raise DataError(f"The table {path} does not exist.")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        rows = _read_parquet(path)
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        rows = _read_text(path)
+    else:
+        raise DataError(f"{path} is no table: {', '.join(TABLE_SUFFIXES)} can be read.")
+    if not rows:
+        raise DataError(f"The table {path} has no rows.")
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"The table {path} cannot be read: {error}") from error
+    return [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()} for row in rows
+    ]
+
+
+def _read_text(path: Path) -> list[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            delimiter = "\t" if path.suffix.lower() == ".tsv" or ("\t" in head and "," not in head) else ","
+            if "," not in head and ";" in head:
+                delimiter = ";"
+            rows = list(csv.DictReader(stream, delimiter=delimiter, strict=True))
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"The table {path} cannot be read: {error}") from error
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DataError(f"Line {number} of {path} has another number of entries than the first line.")
+    return [{str(key).strip(): (value.strip() or None) for key, value in row.items()} for row in rows]
+
+
+def as_list(value: Any) -> list[Any]:
+    """An entry that holds several: a list, a JSON list, or texts separated by ``;`` or ``|``; nothing is an empty list."""
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    text = str(value)
+    if text.startswith("["):
+        try:
+            return list(json.loads(text))
+        except ValueError as error:
+            raise DataError(f"{text!r} is no list: {error}.") from error
+    return [part.strip() for part in text.replace("|", ";").split(";") if part.strip()]
+
+
+def as_number(value: Any) -> float:
+    """An entry as number."""
+    try:
+        return float({"true": 1, "false": 0}.get(str(value).lower(), value))
+    except (TypeError, ValueError):
+        raise DataError(f"{value!r} is no number.") from None

@@ -1,0 +1,110 @@
+"""Map-style datasets (``len`` and ``[]``, as PyTorch has them) written as files.
+
+``<kind>_data/<class>/<000123>.png`` for classification, ``<kind>_data/<000123>.png`` otherwise, masks in
+``<kind>_labels/<000123>.png``; numbers go on over all kinds. The class folder is the class's name, or its index in three digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.prepare.images import Pixels, write_png
+from mml_ray.tasks.attributes import Modality, TaskType
+
+KINDS = ("training", "testing", "unlabeled")
+_TRANSFORMS = ("transform", "target_transform", "transforms")
+
+
+def extract_dataset(
+    datasets: Mapping[str, Any],
+    task_type: TaskType,
+    *,
+    folder: Path,
+    allow_transforms: bool = False,
+    class_names: Sequence[str] | None = None,
+    workers: int = 4,
+) -> None:
+    """Write all samples. They are (image, target) tuples or mappings by modality, unlabelled ones an image alone.
+
+    Images are PIL images or uint8 arrays ``[H, W]`` or ``[H, W, 3]``; a dataset with transforms active is refused unless allowed.
+    """
+    unknown = set(datasets) - set(KINDS)
+    if unknown or not datasets:
+        raise MMLMisconfigurationException(f"Datasets are given as {', '.join(KINDS)}; got {', '.join(datasets) or 'none'}.")
+    supported = (TaskType.CLASSIFICATION, TaskType.SEMANTIC_SEGMENTATION, TaskType.NO_TASK)
+    if task_type not in supported and set(datasets) != {"unlabeled"}:
+        raise MMLMisconfigurationException(
+            f"Datasets can be extracted for {', '.join(kind.value for kind in supported)}, not for {task_type.value}."
+        )
+    number = 0
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        pending: list[Future[None]] = []
+        for kind in KINDS:
+            dataset = datasets.get(kind, ())
+            if not allow_transforms:
+                _refuse_transforms(dataset, kind)
+            for position in range(len(dataset)):
+                for path, pixels in _files(dataset[position], kind, task_type, class_names=class_names, stem=f"{number:06d}"):
+                    pending.append(pool.submit(write_png, folder / path, pixels))
+                number += 1
+                if len(pending) > 8 * workers:
+                    pending.pop(0).result()
+        for future in pending:
+            future.result()
+
+
+def _refuse_transforms(dataset: Any, kind: str) -> None:
+    active = [name for name in _TRANSFORMS if getattr(dataset, name, None) is not None]
+    if active:
+        raise MMLMisconfigurationException(
+            f"The {kind} dataset has an active {active[0]}, which would be written into the files. Set it to None, or pass "
+            "allow_transforms=True."
+        )
+
+
+def _files(
+    sample: Any, kind: str, task_type: TaskType, *, class_names: Sequence[str] | None, stem: str
+) -> list[tuple[str, Pixels]]:
+    """The files of one sample, as (relative path, pixels)."""
+    image, target = _take_apart(sample, kind, task_type)
+    pixels = _pixels(image, f"{kind} sample {stem}")
+    if kind == "unlabeled" or task_type == TaskType.NO_TASK:
+        return [(f"{kind}_data/{stem}.png", pixels)]
+    if task_type == TaskType.SEMANTIC_SEGMENTATION:
+        mask = _pixels(target, f"mask of {kind} sample {stem}")
+        return [(f"{kind}_data/{stem}.png", pixels), (f"{kind}_labels/{stem}.png", mask)]
+    index = int(target)
+    if class_names is not None and not 0 <= index < len(class_names):
+        raise DataError(f"The {kind} sample {stem} has the class {index}; {len(class_names)} names were given.")
+    name = class_names[index] if class_names is not None else f"{index:03d}"
+    return [(f"{kind}_data/{name}/{stem}.png", pixels)]
+
+
+def _take_apart(sample: Any, kind: str, task_type: TaskType) -> tuple[Any, Any]:
+    target = {TaskType.CLASSIFICATION: Modality.CLASS, TaskType.SEMANTIC_SEGMENTATION: Modality.MASK}.get(task_type)
+    if isinstance(sample, Mapping):
+        return sample[Modality.IMAGE], sample.get(target) if target is not None else None
+    if isinstance(sample, tuple | list):
+        if kind != "unlabeled" and target is not None and len(sample) != 2:
+            raise DataError(f"A {kind} sample has to be (image, target), got {len(sample)} parts.")
+        return sample[0], sample[1] if len(sample) > 1 else None
+    if kind != "unlabeled" and target is not None:
+        raise DataError(f"A {kind} sample has to be (image, target), got {type(sample).__name__}.")
+    return sample, None
+
+
+def _pixels(image: Any, what: str) -> Pixels:
+    converted = image
+    if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in ("RGB", "L", "P", "I;16"):
+        converted = image.convert("RGB")
+    array: Pixels = np.asarray(converted)
+    if array.dtype not in (np.uint8, np.uint16) or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        found = f"{type(image).__name__} {array.shape} {array.dtype}"
+        raise DataError(f"The {what} is neither a PIL image nor a uint8 array [H, W] or [H, W, 3], but {found}.")
+    return array

@@ -1,0 +1,155 @@
+"""What there is to say about runs, as plain data: made of their journals alone. Nothing is started or changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mml_ray.driver.command import CommandSpec
+from mml_ray.driver.resources import Resources
+from mml_ray.errors import JournalError
+from mml_ray.store.inspection import roots_of, run_folders, salvage
+from mml_ray.store.lease import current_holder
+from mml_ray.store.owner import BEAT, current_owner, process_start, read_beat
+from mml_ray.store.paths import RunPaths
+from mml_ray.store.state import Attempt, RunState
+
+#: the commands that frame every plan; they are not counted
+FRAME = ("prepare_exp", "finish_exp")
+#: seconds without a beat after which an owner on another machine is taken to be dead, here where nothing depends on it
+_SIGN_OF_LIFE = 2 * BEAT + 1
+
+
+def list_runs(results: Path, project: str | None) -> list[dict[str, Any]]:
+    """The runs of one project or of all, the newest first: project, run, path, mode, state (``running``, ``finished``,
+    ``failed``, ``interrupted``, ``broken``), committed and total commands, owner, broken (what is wrong), opened (seconds).
+
+    Costs reading every journal; and up to 7 s if a run is held on another machine, to see whether its owner lives.
+    """
+    projects = [results / project] if project else sorted(folder for folder in results.iterdir() if folder.is_dir())
+    found = [(folder, *salvage(folder)) for path in projects for folder in run_folders(path)]
+    owners = living_owners([folder for folder, _, _ in found])
+    listed = [summary(folder, state, damage, owners.get(folder), results) for folder, state, damage in found]
+    return sorted(listed, key=lambda run: (run["opened"], run["run"]), reverse=True)
+
+
+def summary(folder: Path, state: RunState, damage: str, owner: Mapping[str, Any] | None, results: Path | None) -> dict[str, Any]:
+    """One entry of :func:`list_runs`."""
+    project, run = names(folder, results)
+    keys = [key for key, entry in state.commands.items() if entry["name"] not in FRAME]
+    return {
+        "project": project,
+        "run": run,
+        "path": str(folder),
+        "mode": str(state.manifest.get("mode", "")),
+        "state": _state(state, damage, owner),
+        "committed": sum(key in state.commits for key in keys),
+        "total": len(keys),
+        "owner": dict(owner) if owner else None,
+        "broken": damage,
+        "opened": state.opened,
+    }
+
+
+def names(folder: Path, results: Path | None) -> tuple[str, str]:
+    """Project and run as they are written on the command line: ``default`` and ``2025-01-31/12-00-00-123456``."""
+    parts = folder.relative_to(results).parts if results and folder.is_relative_to(results) else folder.parts[-4:]
+    inner = [part for place, part in enumerate(parts[1:]) if (place, part) != (0, "runs")]
+    return parts[0], "/".join(inner)
+
+
+def _state(state: RunState, damage: str, owner: Mapping[str, Any] | None) -> str:
+    if damage:
+        return "broken"
+    if owner:
+        return "running"
+    if state.status != "open":
+        return state.status
+    latest = [listed[-1] for key, listed in state.attempts.items() if key not in state.commits]
+    return "failed" if any(attempt.reason == "failed" for attempt in latest) else "interrupted"
+
+
+def living_owners(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """By run folder: the owner that holds it and lives. One on another machine must show a heartbeat within 7 s."""
+    here = current_owner()
+    alive: dict[Path, dict[str, Any]] = {}
+    elsewhere: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        owner = _holder(folder)
+        if owner is None:
+            continue
+        if (owner.get("host"), owner.get("machine")) != (here["host"], here["machine"]):
+            elsewhere[folder] = owner
+        elif owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]:
+            alive[folder] = owner
+    return {**alive, **_beating(elsewhere)}
+
+
+def _holder(folder: Path) -> dict[str, Any] | None:
+    try:
+        return current_holder(RunPaths(folder))[1]
+    except (OSError, JournalError):
+        return None
+
+
+def _beating(owners: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    first = {folder: read_beat(RunPaths(folder).beat, owner) for folder, owner in owners.items()}
+    beating: dict[Path, dict[str, Any]] = {}
+    deadline = time.monotonic() + _SIGN_OF_LIFE
+    while len(beating) < len(owners) and time.monotonic() < deadline:
+        time.sleep(0.25)
+        for folder, owner in owners.items():
+            now = read_beat(RunPaths(folder).beat, owner)
+            if now is not None and now != first[folder]:
+                beating[folder] = owner
+    return beating
+
+
+def show_run(folder: Path) -> dict[str, Any]:
+    """Everything the journal says about a run, as far as it can be read: :func:`summary`, and its commands with state, attempts,
+    seconds, node, artifacts and result. Times as seconds since 1970, durations in seconds.
+    """
+    state, damage = salvage(folder)
+    entry = summary(folder, state, damage, living_owners([folder]).get(folder), None)
+    roots = roots_of(state, folder) if state.roots else None
+    commands = []
+    for key, planned in state.commands.items():
+        commit = state.commits.get(key)
+        attempts = [_attempt(item) for item in state.attempts.get(key, [])]
+        artifacts = [
+            {**item, "path": str(roots.absolute(item["path"])) if roots else item["path"]}
+            for item in (commit or {}).get("artifacts", ())
+        ]
+        commands.append(
+            {
+                "key": key,
+                "position": planned["position"],
+                "name": planned["name"],
+                "params": planned["params"],
+                "title": CommandSpec.from_json(planned).title,
+                "resources": Resources.from_json(planned["resources"]).describe(),
+                "state": _command_state(commit is not None, attempts, running=entry["state"] == "running"),
+                "attempts": attempts,
+                "seconds": commit["seconds"] if commit else None,
+                "node": attempts[-1]["node"] if attempts else "",
+                "artifacts": artifacts,
+                "result": commit["result"] if commit else None,
+            }
+        )
+    return {**entry, "version": state.manifest.get("version"), "seed": state.manifest.get("seed"), "commands": commands}
+
+
+def _command_state(committed: bool, attempts: Sequence[Mapping[str, Any]], *, running: bool) -> str:
+    if committed:
+        return "committed"
+    if not attempts:
+        return "waiting"
+    if attempts[-1]["status"] == "running":
+        return "running" if running else "interrupted"
+    return "failed" if attempts[-1]["reason"] == "failed" else "interrupted"
+
+
+def _attempt(item: Attempt) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in ("number", "status", "reason", "message", "node", "pid", "started", "ended")}

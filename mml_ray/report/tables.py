@@ -1,0 +1,174 @@
+"""Tables for people: the scores of the folds, the plan, the runs of a project. They fit the terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import statistics
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+#: columns, where the output is no terminal
+WIDTH = 120
+_GAP = "  "
+#: columns of text give way down to this width
+_NARROWEST = 8
+_NUMBER = re.compile(r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|inf|nan)|unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, column names, and rows of text; ``footer`` rows stand below a line.
+
+    The first ``labels`` columns say what a row is: they are repeated when a table of numbers is too wide and continues below.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    footer: Sequence[Sequence[str]] = field(default_factory=tuple)
+    labels: int = 1
+
+    def print(self, stream: TextIO | None = None) -> None:
+        """Draw it, as wide as the terminal at most (120 columns where there is none)."""
+        out = stream or sys.stdout
+        bold = out.isatty() and not os.environ.get("NO_COLOR")
+        width = max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
+        print("\n".join(self.lines(width, bold=bold)), file=out, flush=True)
+
+    def lines(self, width: int, *, bold: bool = False) -> list[str]:
+        """The lines of the drawing, none wider than ``width`` unless it is absurdly small; numbers are right-aligned."""
+        return [f"\033[1m{self.title}\033[0m" if bold else self.title, *_Drawing(self, width).lines(), ""]
+
+
+class _Drawing:
+    """One table at one width."""
+
+    def __init__(self, table: Table, width: int) -> None:
+        self.table, self.width = table, width
+        everything = [table.columns, *table.rows, *table.footer]
+        numbers = range(len(table.columns))
+        self.natural = [max(cell_width(part) for row in everything for part in row[n].split("\n")) for n in numbers]
+        self.words = [max(map(cell_width, (word for row in everything for word in row[n].split())), default=0) for n in numbers]
+        self.right = [_all_numbers([row[n] for row in table.rows if row[n]]) for n in numbers]
+
+    def lines(self) -> list[str]:
+        """Block by block, each after an empty line."""
+        return [line for chunk in self._chunks() for line in ("", *self._block(chunk))]
+
+    def _chunks(self) -> list[list[int]]:
+        """The columns side by side, in one block if they fit or are not all numbers, else in several that each begin with the
+        labels.
+        """
+        count = len(self.natural)
+        labels, others = list(range(min(self.table.labels, count))), range(min(self.table.labels, count), count)
+        room = self.width - sum(self.natural[n] + len(_GAP) for n in labels)
+        if not all(self.right[n] for n in others):
+            return [[*labels, *others]]
+        chunks: list[list[int]] = [[]]
+        for n in others:
+            if chunks[-1] and sum(self.natural[m] + len(_GAP) for m in [*chunks[-1], n]) > room:
+                chunks.append([])
+            chunks[-1].append(n)
+        return [[*labels, *chunk] for chunk in chunks]
+
+    def _block(self, chunk: Sequence[int]) -> list[str]:
+        widths = self._fitted(chunk)
+        rule = _GAP + "─" * (sum(widths) + len(_GAP) * (len(chunk) - 1))
+        lines = [*self._row(self.table.columns, chunk, widths), rule]
+        lines += [line for row in self.table.rows for line in self._row(row, chunk, widths)]
+        if self.table.footer:
+            lines += [rule, *(line for row in self.table.footer for line in self._row(row, chunk, widths))]
+        return lines
+
+    def _fitted(self, chunk: Sequence[int]) -> list[int]:
+        """Natural widths; if they are too much, the widest columns of text give way: down to their longest word, then further."""
+        widths = [self.natural[n] for n in chunk]
+        text = [place for place, n in enumerate(chunk) if not self.right[n]]
+        excess = sum(widths) - (self.width - len(_GAP) * len(chunk))
+        for floor in ([self.words[n] for n in chunk], [_NARROWEST] * len(chunk)):
+            while excess > 0 and (able := [place for place in text if widths[place] > floor[place]]):
+                widths[max(able, key=lambda place: widths[place])] -= 1
+                excess -= 1
+        return widths
+
+    def _row(self, row: Sequence[str], chunk: Sequence[int], widths: Sequence[int]) -> list[str]:
+        """One row as lines: what is too long goes on in the next line of its column."""
+        cells = [_folded(row[n], width) for n, width in zip(chunk, widths, strict=True)]
+        lines = []
+        for number in range(max(map(len, cells))):
+            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+            padded = [_padded(part, width, self.right[n]) for part, width, n in zip(parts, widths, chunk, strict=True)]
+            lines.append((_GAP + _GAP.join(padded)).rstrip())
+        return lines
+
+
+def _all_numbers(cells: Sequence[str]) -> bool:
+    return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
+
+
+def _folded(cell: str, width: int) -> list[str]:
+    if cell_width(cell) <= width and "\n" not in cell:
+        return [cell]
+    wrapped = (textwrap.wrap(part, width, break_on_hyphens=False) or [""] for part in cell.split("\n"))
+    return [line for lines in wrapped for line in lines]
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    blank = " " * (width - cell_width(text))
+    return blank + text if right else text + blank
+
+
+def cell_width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for a wide East Asian character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> Table:
+    """One row for each fold: its labels and its numbers; below, mean and sample standard deviation of every column.
+
+    A column is there if any row has a number for it; the deviation of a single value is left out. A label that is the same in all
+    of several rows goes to the title.
+    """
+    listed = [(list(names), dict(values)) for names, values in rows]
+    columns = list(dict.fromkeys(key for _, values in listed for key, value in values.items() if _is_number(value)))
+    kept, said = _varying(labels, [names for names, _ in listed])
+    body = [[*(names[n] for n in kept), *(number(values.get(column)) for column in columns)] for names, values in listed]
+    blank = [""] * (len(kept) - 1)
+    means, deviations = ["mean", *blank], ["deviation", *blank]
+    for column in columns:
+        known = [
+            float(values[column]) for _, values in listed if _is_number(values.get(column)) and math.isfinite(values[column])
+        ]
+        means.append(number(statistics.fmean(known)) if known else "")
+        deviations.append(number(statistics.stdev(known)) if len(known) > 1 else "")
+    heads = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
+    title = f"{title} ({', '.join(said)})" if said else title
+    return Table(title, heads, body, (means, deviations) if len(body) > 1 else (), labels=len(kept))
+
+
+def _varying(labels: Sequence[str], names: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
+    """The label columns that tell rows apart (at least the first), and what the others say."""
+    same = [n for n in range(1, len(labels)) if len(names) > 1 and len({row[n] for row in names}) == 1]
+    return [n for n in range(len(labels)) if n not in same], [f"{labels[n]} {names[0][n]}".strip() for n in same]
+
+
+def number(value: Any) -> str:
+    """Four decimals for a number (six significant digits from 1000 on), nothing for ``None``."""
+    if value is None:
+        return ""
+    if not _is_number(value) or isinstance(value, int) or not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,91 @@
+"""Model storages change by delta: the commit carries the change, the store journals it and writes the file anew.
+
+In the file the changes stand beside what its own command committed, in ``updates``, each under the run and the command it came
+from. So applying one twice changes nothing, and the committed content can still be verified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mml_ray import atomic
+from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.failpoints import failpoint
+
+UPDATES = "updates"
+FIELDS = ("predictions", "append_metrics")
+
+
+def check_delta(path: str, delta: Any) -> None:
+    """Refuse what is no change of a model storage.
+
+    Raises:
+        MMLMisconfigurationException: says what is allowed.
+    """
+    right = isinstance(delta, Mapping) and bool(delta) and all(name in FIELDS for name in delta)
+    if right:
+        predictions, metrics = delta.get("predictions", {}), delta.get("append_metrics", [])
+        right = isinstance(predictions, Mapping) and all(isinstance(item, str) for item in predictions.values())
+        right = right and isinstance(metrics, list) and all(isinstance(item, Mapping) for item in metrics)
+    if not right:
+        raise MMLMisconfigurationException(
+            f"models_update of {path}: a change holds 'predictions' ({{task: stored path}}) and 'append_metrics' "
+            f"([{{name: value}}]); "
+            f"given: {delta!r}."
+        )
+
+
+def entry(run: str, command: str, position: int, delta: Mapping[str, Any]) -> dict[str, Any]:
+    """The form in which a change stands in the file; paths relative to the results root."""
+    predictions = {task: path.removeprefix("results:") for task, path in delta.get("predictions", {}).items()}
+    metrics = list(delta.get("append_metrics", []))
+    return {"run": run, "command": command, "position": position, "predictions": predictions, "metrics": metrics}
+
+
+def project(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Bring ``entries`` into the file at ``path``; atomic, and nothing is written if they are all there. Returns whether it was.
+
+    Raises:
+        DataError: the file is no model storage.
+        FileNotFoundError: there is none.
+    """
+    content = load(path)
+    present = content.get(UPDATES, [])
+    known = {(item["run"], item["command"]) for item in present}
+    missing = [dict(item) for item in entries if (item["run"], item["command"]) not in known]
+    if not missing:
+        return False
+    together = [*present, *missing]
+    runs = list(dict.fromkeys(item["run"] for item in together))
+    content[UPDATES] = sorted(together, key=lambda item: (runs.index(item["run"]), item["position"], item["command"]))
+    failpoint("update.before_write")
+    atomic.write_json(path, content)
+    failpoint("update.after_write")
+    return True
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a model storage's file; errors as :func:`project`."""
+    try:
+        content = json.loads(atomic.read_bytes(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is no model storage: {error}. It is always written whole, so something else changed it."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no model storage: it holds a {type(content).__name__}, not an object.")
+    return content
+
+
+def original(path: Path) -> bytes | None:
+    """The bytes that the file's own command committed, where changes stand beside them; ``None`` where there are none."""
+    try:
+        content = load(path)
+    except DataError:
+        return None
+    if content.pop(UPDATES, None) is None:
+        return None
+    return (json.dumps(content, indent=2) + "\n").encode()

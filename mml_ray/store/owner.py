@@ -1,0 +1,148 @@
+"""Who owns a run, and whether that process is still alive; never by comparing the wall clocks of two machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mml_ray import atomic
+
+#: seconds between two beats of an owner
+BEAT = 3.0
+#: seconds without a beat after which an owner on another machine counts as dead
+PATIENCE = 30.0
+_WIDTH = 240
+log = logging.getLogger(__name__)
+
+
+@cache
+def _machine() -> str:
+    """What process numbers mean something within: one boot of one machine, and one process namespace of it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        import psutil  # no /proc: not Linux
+
+        return f"{platform.system()}/{int(psutil.boot_time())}"
+
+
+def current_owner() -> dict[str, Any]:
+    """This process, as a lease names it: host, machine, pid, and when the process started."""
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "start_time": process_start(os.getpid())}
+
+
+def process_start(pid: int) -> str | None:
+    """When the process with this number started; ``None`` if there is none (a zombie is none)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else f"ticks:{int(fields[19])}"
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.isdir("/proc/self"):
+            return None
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"time:{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both name the same process."""
+    return all(one.get(name) == other.get(name) for name in ("host", "machine", "pid", "start_time"))
+
+
+def describe(owner: Mapping[str, Any]) -> str:
+    """For messages: process and host, and since when it holds the run."""
+    since = f", since {owner['since']}" if owner.get("since") else ""
+    return f"process {owner.get('pid')} on {owner.get('host')}{since}"
+
+
+def is_alive(
+    owner: Mapping[str, Any],
+    beat_file: Path,
+    *,
+    patience: float = PATIENCE,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether the owner lives. On this machine: a process with its number and start time exists (also a stopped one). On another
+    one: its beat changes within ``patience`` seconds of this machine's monotonic clock, which is how long the answer may take.
+    """
+    here = current_owner()
+    if owner.get("host") == here["host"] and owner.get("machine") == here["machine"]:
+        return owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]
+    deadline = clock() + patience
+    first = read_beat(beat_file, owner)
+    while clock() < deadline:
+        sleep(min(0.5, patience / 20))
+        now = read_beat(beat_file, owner)
+        if now is not None and now != first:
+            return True
+    return False
+
+
+def _signature(owner: Mapping[str, Any]) -> str:
+    return f"{owner.get('host')} {owner.get('machine')} {owner.get('pid')} {owner.get('start_time')}"
+
+
+def read_beat(beat_file: Path, owner: Mapping[str, Any]) -> str | None:
+    """The last beat of this owner; ``None`` if there is none, or the last one was somebody else's."""
+    try:
+        text = atomic.read_bytes(beat_file).decode(errors="replace")
+    except OSError:
+        return None
+    signature, _, count = text.rstrip().rpartition(" ")
+    return count if signature == _signature(owner) else None
+
+
+class Heartbeat:
+    """Beats from a daemon thread of the owner's process until closed, or until the run belongs to somebody else."""
+
+    def __init__(
+        self, beat_file: Path, owner: Mapping[str, Any], *, still_mine: Callable[[], bool], interval: float = BEAT
+    ) -> None:
+        self._file, self._signature, self._still_mine = beat_file, _signature(owner), still_mine
+        self._interval, self._count = interval, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mml-ray-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """The first beat is written before this returns."""
+        self._beat()
+        self._thread.start()
+
+    def close(self) -> None:
+        """No beat after this."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                if not self._still_mine():
+                    return
+                self._beat()
+            except OSError as error:
+                log.warning("The heartbeat could not be written to %s: %s", self._file, error)
+
+    def _beat(self) -> None:
+        """In place and of one width: a reader on a network file system sees it at its next open, and never half of it."""
+        self._count += 1
+        line = f"{self._signature} {time.time_ns()}-{self._count:012d}".ljust(_WIDTH) + "\n"
+        descriptor = atomic.fs.open(self._file, os.O_WRONLY | os.O_CREAT)
+        try:
+            atomic.write_all(descriptor, line.encode())
+        finally:
+            atomic.fs.close(descriptor)

@@ -1,0 +1,143 @@
+"""Every file of a run is a property of one object; and paths are stored so that folders may be moved.
+
+A stored path is ``<scheme>:<relative path with slashes>``: ``results:`` below the results root, ``data:`` below the data root,
+``run:`` below the run folder where that lies in neither, and ``file:`` with an absolute path for anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mml_ray.errors import MMLMisconfigurationException, StorageError
+
+
+class StorageFailure(StorageError, OSError):
+    """A file operation of the store failed; ``errno`` says how, so that a full disk can be waited for."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[type[StorageFailure], tuple[str, int | None]]:
+        return type(self), (str(self), self.errno)
+
+
+class RunPaths:
+    """The files of one run folder."""
+
+    def __init__(self, run_dir: Path | str) -> None:
+        self.run_dir = Path(os.path.abspath(run_dir))
+
+    @property
+    def journal(self) -> Path:
+        """One operation per line; the state of the run is a replay of it."""
+        return self.run_dir / "journal.jsonl"
+
+    @property
+    def plan(self) -> Path:
+        """The plan as JSON: what the journal holds, for people and programs."""
+        return self.run_dir / "plan.json"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.run_dir / "config.yaml"
+
+    @property
+    def lease(self) -> Path:
+        """Who may write, with which token."""
+        return self.run_dir / "lease.json"
+
+    @property
+    def beat(self) -> Path:
+        """The heartbeat of the owner."""
+        return self.run_dir / "lease.beat"
+
+    @property
+    def claims(self) -> Path:
+        """One file for each token that was ever won."""
+        return self.run_dir / "claims"
+
+    @property
+    def reused(self) -> Path:
+        """The artifacts of earlier runs that this run uses."""
+        return self.run_dir / "reused.json"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the run and of its commands."""
+        return self.run_dir / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training checkpoints by command; removed when the run has finished."""
+        return self.run_dir / "CHECKPOINTS"
+
+    @property
+    def temp(self) -> Path:
+        """Files of ``TEMP_PATH`` assignments; removed when the run has finished."""
+        return self.run_dir / "TEMP"
+
+    @property
+    def report(self) -> Path:
+        """The report of the run."""
+        return self.run_dir / "report.html"
+
+    def log_of(self, command: str) -> Path:
+        """The log of one command."""
+        return self.logs / f"{command}.log"
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The folders that stored paths are relative to; all absolute."""
+
+    results: Path
+    data: Path
+    project: Path
+    run: Path
+
+    @classmethod
+    def of(cls, roots: Mapping[str, str | Path], run_dir: Path | str) -> Roots:
+        """From the plain form ``{"results", "data", "project"}``.
+
+        Raises:
+            MMLMisconfigurationException: one of them is missing, or the project is not below the results root.
+        """
+        missing = [name for name in ("results", "data", "project") if not roots.get(name)]
+        if missing:
+            raise MMLMisconfigurationException(f"The roots lack {', '.join(missing)}; given: {sorted(roots)}.")
+        found = {name: Path(os.path.abspath(roots[name])) for name in ("results", "data", "project")}
+        if not found["project"].is_relative_to(found["results"]):
+            raise MMLMisconfigurationException(f"Project {found['project']} is not below the results root {found['results']}.")
+        return cls(**found, run=Path(os.path.abspath(run_dir)))
+
+    def stored(self, path: Path | str) -> str:
+        """The stored form of a path. A relative one is taken from the working folder."""
+        absolute = Path(os.path.abspath(path))
+        for candidate in (absolute, absolute.resolve()):
+            for scheme, root in (("results", self.results), ("data", self.data), ("run", self.run)):
+                for base in (root, root.resolve()):
+                    if candidate.is_relative_to(base):
+                        return f"{scheme}:{candidate.relative_to(base).as_posix()}"
+        return f"file:{absolute.as_posix()}"
+
+    def absolute(self, stored: str) -> Path:
+        """The inverse of :meth:`stored`.
+
+        Raises:
+            MMLMisconfigurationException: an unknown scheme, or a path that leaves its root.
+        """
+        scheme, colon, rest = stored.partition(":")
+        if scheme == "file" and colon and rest.startswith("/"):
+            return Path(rest)
+        root = {"results": self.results, "data": self.data, "run": self.run}.get(scheme)
+        if not colon or root is None or rest.startswith("/") or ".." in PurePosixPath(rest).parts:
+            raise MMLMisconfigurationException(
+                f"'{stored}' is no stored path: results:, data: or run: with a path below that root, or file: with an absolute "
+                "one."
+            )
+        return root / rest

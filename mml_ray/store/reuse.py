@@ -1,0 +1,170 @@
+"""Artifacts of earlier runs, named by project: ``reuse.<key>`` is ``project``, ``project#number``, or a list of them.
+
+Only what was committed is offered: files that a run of the project reserved and did not commit are left out. Files that no
+journal mentions (a project of the system that this one follows, or one whose run folders were removed) are taken as they are. The
+newest is the one with the highest number.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
+from mml_ray.store.assignments import TOP_LEVEL, AssignmentError, PathAssignment
+from mml_ray.store.inspection import roots_of, run_folders, salvage
+from mml_ray.store.markers import read_marker
+from mml_ray.store.numbering import FILE, TASK, Target
+from mml_ray.store.paths import RunPaths
+
+log = logging.getLogger(__name__)
+MODELS = "models"
+Found = dict[str, dict[str, Path | list[Path]]]
+
+
+@dataclass
+class Project:
+    """One project folder, and which of its files are not to be believed."""
+
+    name: str
+    path: Path
+    _uncommitted: set[Path] | None = field(default=None, repr=False)
+
+    @property
+    def uncommitted(self) -> set[Path]:
+        """What runs of the project reserved and neither committed nor gave up."""
+        if self._uncommitted is None:
+            self._uncommitted = {path for folder in run_folders(self.path) for path in _uncommitted(folder)}
+        return self._uncommitted
+
+    def offers(self, path: Path) -> bool:
+        """Whether a file may be reused."""
+        return path.is_file() and not path.name.startswith(".") and path not in self.uncommitted and read_marker(path) is None
+
+
+def resolve(
+    reuse: Mapping[str, Any], *, results: Path, assignments: Mapping[str, PathAssignment], own: Path | None = None
+) -> Found:
+    """``{task: {key: path, "models": [paths]}}`` for the group ``reuse``; task-independent artifacts under ``_TOP_LEVEL_``.
+
+    ``own``: this run's project, which need not exist yet. Costs reading the journals of the projects named.
+
+    Raises:
+        MMLMisconfigurationException: a project that is not there, a key that cannot be reused, ``models`` with a number.
+        AssignmentError: a number on a key without numbers, or one that is not there (a ValueError).
+    """
+    found: Found = {}
+    projects: dict[str, Project] = {}
+    for key, value in reuse.items():
+        if value is None:
+            continue
+        assignment = assignments.get(key)
+        if assignment is None:
+            log.warning(unknown_name_message("key in reuse", key, assignments, "It is ignored."))
+            continue
+        if assignment.reusable is False:
+            able = ", ".join(sorted(name for name, item in assignments.items() if item.reusable is not False))
+            raise MMLMisconfigurationException(f"reuse.{key}: artifacts of this key cannot be reused; those of {able} can.")
+        for name, number in _references(key, value):
+            project = _project(projects, name, key, results=results, own=own)
+            if project is not None:
+                _collect(found, assignment, project, number)
+    return found
+
+
+def _references(key: str, value: Any) -> list[tuple[str, int | None]]:
+    if isinstance(value, str):
+        listed = [value]
+    elif isinstance(value, Sequence) and value and all(isinstance(item, str) for item in value):
+        listed = list(value)
+        rule = "models add up" if key == MODELS else "for each task the last project that has one counts"
+        log.warning("reuse.%s is a list: %s.", key, rule)
+    else:
+        raise MMLMisconfigurationException(f"reuse.{key}={value!r}: a project, project#number, or a list of them.")
+    return [_reference(key, item) for item in listed]
+
+
+def _reference(key: str, text: str) -> tuple[str, int | None]:
+    name, sign, number = text.partition("#")
+    if not name or (sign and not number.isdigit()):
+        raise AssignmentError(f"reuse.{key}={text}: a project, or project#number.")
+    return name, int(number) if sign else None
+
+
+def _project(projects: dict[str, Project], name: str, key: str, *, results: Path, own: Path | None) -> Project | None:
+    path = results / name
+    if not path.is_dir():
+        if path == own:
+            return None
+        there = sorted(entry.name for entry in results.iterdir() if entry.is_dir()) if results.is_dir() else []
+        hint = f"It is named by reuse.{key}; looked in {results}."
+        raise MMLMisconfigurationException(unknown_name_message("project", name, there, hint))
+    return projects.setdefault(name, Project(name, path))
+
+
+def _collect(found: Found, assignment: PathAssignment, project: Project, number: int | None) -> None:
+    if number is not None and assignment.key == MODELS:
+        raise MMLMisconfigurationException(
+            f"reuse.models={project.name}#{number}: all models of a project are loaded; leave the number out."
+        )
+    if number is not None and not assignment.numbering:
+        raise AssignmentError(f"reuse.{assignment.key}={project.name}#{number}: artifacts of this key have no numbers.")
+    numbers: set[int] = set()
+    hits = 0
+    for task, folder in _folders(assignment, project):
+        files = list(_numbered(assignment, project, folder))
+        numbers.update(item for item, _ in files)
+        if assignment.key == MODELS:
+            models = found.setdefault(task, {}).setdefault(MODELS, [])
+            assert isinstance(models, list)
+            models += [path for _, path in files if path.suffix == ".json" and path not in models]
+        wanted = [path for item, path in files if number is None or item == number]
+        if wanted and assignment.key != MODELS:
+            found.setdefault(task, {})[assignment.key] = wanted[-1]
+        hits += len(wanted)
+    if number is not None and not hits:
+        have = ", ".join(map(str, sorted(numbers))) or "none"
+        raise AssignmentError(f"reuse.{assignment.key}={project.name}#{number}: there is no such number; there are: {have}.")
+    if not hits:
+        log.warning("reuse.%s=%s: the project has no such artifacts.", assignment.key, project.name)
+
+
+def _folders(assignment: PathAssignment, project: Project) -> Iterable[tuple[str, Path]]:
+    """Tasks and the folders their artifacts of this key lie in."""
+    if assignment.reusable == TOP_LEVEL:
+        return [(TOP_LEVEL, project.path.joinpath(*assignment.parts[1:-1]))]
+    parent = project.path.joinpath(*assignment.parts[1 : assignment.parts.index(TASK)])
+    return [(entry.name, entry) for entry in sorted(parent.iterdir()) if entry.is_dir()] if parent.is_dir() else []
+
+
+def _numbered(assignment: PathAssignment, project: Project, folder: Path) -> Iterator[tuple[int, Path]]:
+    """The files of a folder that may be reused, by number (-1 where there is none) and name."""
+    if folder.is_dir():
+        named = ((_number(assignment, path), path) for path in folder.iterdir())
+        yield from sorted((number, path) for number, path in named if number is not None and project.offers(path))
+
+
+def _number(assignment: PathAssignment, path: Path) -> int | None:
+    """The number of a file; -1 if it has none, ``None`` if the file is not of this key."""
+    last = Path(assignment.parts[-1])
+    if last.name == FILE:
+        found = re.search(r"_(\d+)$", path.stem)
+        return int(found[1]) if found and assignment.numbering else -1
+    if not assignment.numbering:
+        return -1 if path.name == last.name else None
+    return Target(path.parent, last.stem, last.suffix).number_of(path.name)
+
+
+def _uncommitted(run_dir: Path) -> Iterator[Path]:
+    if not RunPaths(run_dir).journal.exists():
+        return
+    state, damage = salvage(run_dir)
+    if damage:
+        log.warning("%s Artifacts of this run are judged by what can still be read of it.", damage)
+    if state.run:
+        roots = roots_of(state, run_dir)
+        yield from (roots.absolute(path) for path in state.uncommitted())

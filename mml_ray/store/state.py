@@ -1,0 +1,247 @@
+"""The state of a run: a pure replay of its journal. Nothing here touches a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mml_ray.errors import JournalError
+
+#: the status of a run that committed everything
+FINISHED = "finished"
+Identity = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A path that an attempt may write. ``existed``: the file was there before (only without a number), so it is never removed."""
+
+    path: str
+    key: str
+    series: str = ""
+    existed: bool = False
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at one command. ``status``: running, committed or failed; ``reason``: why it failed. Times as ``time.time()``."""
+
+    command: str
+    number: int
+    position: int
+    node: str = ""
+    pid: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    status: str = "running"
+    reason: str = ""
+    message: str = ""
+    reserved: list[Reservation] = field(default_factory=list)
+
+    def fail(self, reason: str, message: str, at: float) -> None:
+        """It ended without a commit."""
+        self.status, self.reason, self.message, self.ended = "failed", reason, message, at
+
+    def reservation(self, path: str) -> Reservation | None:
+        """The reservation of this stored path."""
+        return next((item for item in self.reserved if item.path == path), None)
+
+
+class RunState:
+    """Everything known about a run; :meth:`apply` is the only thing that changes it."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.opened = 0.0
+        self.manifest: dict[str, Any] = {}
+        self.roots: dict[str, str] = {}
+        self.token = 0
+        self.owner: dict[str, Any] = {}
+        self.status = "open"
+        self.ended = 0.0
+        self.generation = 0
+        self.plan: dict[str, Any] = {}
+        self.commands: dict[str, dict[str, Any]] = {}
+        self.attempts: dict[str, list[Attempt]] = {}
+        self.commits: dict[str, dict[str, Any]] = {}
+        self.bases: dict[str, tuple[int, int]] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        self.released: dict[str, Identity] = {}
+        self._holders: dict[str, tuple[str, int]] = {}
+        self._paths: dict[str, dict[str, tuple[str, str]]] = {}
+        self._models: dict[str, list[tuple[str, int, str]]] = {}
+
+    @classmethod
+    def replay(cls, operations: Iterable[Mapping[str, Any]], *, source: object = "the journal") -> RunState:
+        """The state after ``operations``; ``source`` is for messages.
+
+        Raises:
+            JournalError: an operation that this version does not know.
+        """
+        state = cls()
+        for operation in operations:
+            try:
+                state.apply(operation)
+            except JournalError as error:
+                raise JournalError(f"{source}: {error}") from error
+        return state
+
+    def apply(self, operation: Mapping[str, Any]) -> None:
+        """One operation as the journal returns it."""
+        method = getattr(self, f"_on_{operation['op']}", None)
+        if method is None:
+            raise JournalError(
+                f"operation {operation.get('seq')} is '{operation['op']}', which this version of mml-ray does not know. Update it to "
+                "continue this run."
+            )
+        method(operation)
+
+    # -- questions ---------------------------------------------------------------------------------------------------------
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended with everything committed."""
+        return self.status == FINISHED
+
+    def current(self, command: str) -> Attempt | None:
+        """The latest attempt of a command."""
+        listed = self.attempts.get(command)
+        return listed[-1] if listed else None
+
+    def attempt(self, command: str, number: int) -> Attempt | None:
+        """One attempt."""
+        listed = self.attempts.get(command, [])
+        return listed[number - 1] if 1 <= number <= len(listed) else None
+
+    def running(self) -> Iterator[Attempt]:
+        """All attempts that may still commit."""
+        return (listed[-1] for listed in self.attempts.values() if listed[-1].status == "running")
+
+    def task_state(self, task: str) -> dict[str, Any]:
+        """``{"paths": {key: stored path}, "models": [stored path]}`` of what is committed; models in the order of the plan."""
+        models = sorted(self._models.get(task, []), key=lambda item: (self.position(item[0]), item[1]))
+        return {
+            "paths": {key: path for key, (path, _) in self._paths.get(task, {}).items()},
+            "models": list(dict.fromkeys(path for _, _, path in models)),
+        }
+
+    def tasks(self) -> list[str]:
+        """The tasks that committed commands changed, sorted."""
+        return sorted(self._paths.keys() | self._models.keys())
+
+    def setter_of(self, task: str, key: str) -> tuple[str, str] | None:
+        """Path and command of the last commit that set this key."""
+        return self._paths.get(task, {}).get(key)
+
+    def position(self, command: str) -> int:
+        """The command's place in the plan, or that of its last attempt where the plan has it no more."""
+        if command in self.commands:
+            return int(self.commands[command]["position"])
+        latest = self.current(command)
+        return latest.position if latest else 0
+
+    def precedes(self, first: str, second: str) -> bool:
+        """Whether the plan lets ``second`` start only after ``first`` has committed. Position 0, the preparation, precedes all."""
+        wanted = self.position(first)
+        if not wanted:
+            return True
+        seen, stack = {second}, [second]
+        while stack:
+            entry = self.commands.get(stack.pop())
+            if entry is None:
+                continue
+            if int(entry.get("barrier") or 0) > wanted:
+                return True
+            for key in entry.get("needs") or ():
+                if key == first:
+                    return True
+                if key not in seen:
+                    seen.add(key)
+                    stack.append(key)
+        return False
+
+    def garbage(self, commands: Iterable[str] | None = None) -> list[str]:
+        """Stored paths that attempts without a commit left behind, of these commands or of all; nothing that somebody else holds."""
+        found: list[str] = []
+        for command in self.attempts if commands is None else commands:
+            for attempt in self.attempts.get(command, ()):
+                if attempt.status == "failed":
+                    found += [item.path for item in attempt.reserved if self._is_garbage(attempt, item)]
+        return found
+
+    def _is_garbage(self, attempt: Attempt, item: Reservation) -> bool:
+        held = self._holders.get(item.path) == (attempt.command, attempt.number)
+        return held and not item.existed and item.path not in self.artifacts
+
+    def uncommitted(self) -> Iterator[str]:
+        """Stored paths that were reserved and neither committed nor given up."""
+        for path, (command, number) in self._holders.items():
+            attempt = self.attempt(command, number)
+            if path not in self.artifacts and attempt is not None and attempt.status != "committed":
+                yield path
+
+    def is_held(self, path: str) -> bool:
+        """Whether a running attempt may write this path, or a commit counts it."""
+        if path in self.artifacts:
+            return True
+        holder = self._holders.get(path)
+        found = self.attempt(*holder) if holder else None
+        return found is not None and found.status == "running"
+
+    # -- operations --------------------------------------------------------------------------------------------------------
+    def _on_run_opened(self, op: Mapping[str, Any]) -> None:
+        if not self.run:
+            self.run, self.opened, self.manifest = op["run"], op["at"], op["manifest"]
+        self.token, self.owner, self.roots = op["token"], op["owner"], op["roots"]
+        self.status = "open"
+        if not op["adopted"]:
+            for attempt in list(self.running()):
+                attempt.fail("lost", "its driver ended before it did", op["at"])
+
+    def _on_plan(self, op: Mapping[str, Any]) -> None:
+        self.plan = op["plan"]
+        self.commands = {entry["key"]: entry for entry in self.plan["commands"]}
+        self.generation += 1
+
+    def _on_attempt_started(self, op: Mapping[str, Any]) -> None:
+        listed = self.attempts.setdefault(op["command"], [])
+        if listed and listed[-1].status == "running":
+            listed[-1].fail("superseded", f"attempt {op['attempt']} was started", op["at"])
+        listed.append(Attempt(op["command"], op["attempt"], op["position"], node=op["node"], pid=op["pid"], started=op["at"]))
+
+    def _on_numbering(self, op: Mapping[str, Any]) -> None:
+        self.bases[op["series"]] = (self.generation, op["base"])
+
+    def _on_path_reserved(self, op: Mapping[str, Any]) -> None:
+        attempt = self.attempts[op["command"]][op["attempt"] - 1]
+        attempt.reserved.append(Reservation(op["path"], op["key"], op["series"], op["existed"]))
+        self._holders[op["path"]] = (op["command"], op["attempt"])
+        self.released.pop(op["path"], None)
+
+    def _on_paths_released(self, op: Mapping[str, Any]) -> None:
+        for path, (inode, changed, size) in op["paths"].items():
+            self.released[path] = (inode, changed, size)
+            self._holders.pop(path, None)
+            self.artifacts.pop(path, None)
+
+    def _on_committed(self, op: Mapping[str, Any]) -> None:
+        command = op["command"]
+        attempt = self.attempts[command][op["attempt"] - 1]
+        attempt.status, attempt.ended = "committed", op["at"]
+        self.commits[command] = {name: op[name] for name in _COMMIT_FIELDS}
+        for item in op["artifacts"]:
+            self.artifacts[item["path"]] = {**item, "command": command}
+        for task, delta in op["structs"].items():
+            for key, path in delta.get("set_paths", {}).items():
+                self._paths.setdefault(task, {})[key] = (path, command)
+            for index, path in enumerate(delta.get("append_models", ())):
+                self._models.setdefault(task, []).append((command, index, path))
+
+    def _on_attempt_failed(self, op: Mapping[str, Any]) -> None:
+        self.attempts[op["command"]][op["attempt"] - 1].fail(op["reason"], op["message"], op["at"])
+
+    def _on_run_finished(self, op: Mapping[str, Any]) -> None:
+        self.status, self.ended = op["status"], op["at"]
+
+
+_COMMIT_FIELDS = ("attempt", "result", "artifacts", "structs", "models_update", "seconds", "at", "seq")

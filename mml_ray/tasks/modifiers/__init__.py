@@ -1,0 +1,1 @@
+"""What each tag does to a description: pure functions ``(TaskDescription, *arguments) -> Variant``."""

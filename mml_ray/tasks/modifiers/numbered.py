@@ -1,0 +1,102 @@
+"""What the tag functions share: reading arguments, numbering the base's samples, counting, splitting."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.tasks.attributes import TaskType
+from mml_ray.tasks.classes import count_classes, strata
+from mml_ray.tasks.description import TaskDescription
+from mml_ray.tasks.splitting import split_pools, split_stratified
+
+SEED = 42
+
+
+def whole_number(text: str, name: str) -> int:
+    """The integer a tag argument stands for."""
+    try:
+        return int(text)
+    except ValueError:
+        raise MMLMisconfigurationException(f"The argument {name} of a tag must be an integer, got {text!r}.") from None
+
+
+def fraction(text: str, name: str) -> float:
+    """The number in [0, 1] a tag argument stands for; ``0_25`` is 0.25."""
+    try:
+        value = float(text.replace("_", ".", 1))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise MMLMisconfigurationException(f"The argument {name} of a tag must lie between 0 and 1 (as 0_25), got {text!r}.")
+    return value
+
+
+class Numbered:
+    """The training samples of a description by number (see :mod:`mml_ray.tasks.variant`)."""
+
+    def __init__(self, description: TaskDescription) -> None:
+        self.description = description
+        self.ids = [*description.train_samples, *description.test_samples]
+        self.samples = [*description.train_samples.values(), *description.test_samples.values()]
+        self.number = {sample_id: number for number, sample_id in enumerate(description.train_samples)}
+
+    @property
+    def n_train(self) -> int:
+        """Test samples are numbered from here, unlabelled ones follow."""
+        return len(self.number)
+
+    def fold(self, fold: int) -> list[int]:
+        """The numbers of a fold's samples, ascending."""
+        return sorted(self.number[sample_id] for sample_id in self.description.train_folds[fold])
+
+    def folds(self) -> list[list[int]]:
+        """All folds."""
+        return [self.fold(fold) for fold in range(self.description.n_folds)]
+
+    def test(self) -> list[int]:
+        """The numbers of the test samples."""
+        return list(range(self.n_train, self.n_train + len(self.description.test_samples)))
+
+    def unlabelled(self) -> list[int]:
+        """The numbers of the unlabelled samples."""
+        start = self.n_train + len(self.description.test_samples)
+        return list(range(start, start + len(self.description.unlabeled_samples)))
+
+    def chosen(self, numbers: Iterable[int]) -> dict[str, Any]:
+        """The samples of these numbers by id."""
+        return {self.ids[number]: self.samples[number] for number in numbers}
+
+    def count(self, numbers: Iterable[int], idx_to_class: dict[int, str] | None = None) -> dict[str, int]:
+        """Class occurrences over these samples."""
+        found = self.description
+        mapping = found.idx_to_class if idx_to_class is None else idx_to_class
+        chosen = self.chosen(numbers)
+        return count_classes(chosen, found.task_type, idx_to_class=mapping, mask_classes=found.mask_classes)
+
+    def pools(self, numbers: Sequence[int]) -> dict[str, list[int]]:
+        """The samples of a classification task by raw class; one pool for any other task."""
+        if self.description.task_type != TaskType.CLASSIFICATION:
+            return {"The task": list(numbers)}
+        pools: dict[str, list[int]] = defaultdict(list)
+        for number in numbers:
+            raw = self.samples[number]["class"]
+            pools[f"Class '{self.description.idx_to_class[raw]}' (index {raw})"].append(number)
+        return dict(pools)
+
+    def split(self, numbers: Sequence[int], n_folds: int) -> list[list[int]]:
+        """New folds of these samples: stratified, groups whole; ascending numbers."""
+        found = self.description
+        chosen = self.chosen(numbers)
+        groups = [sample.get("group") for sample in chosen.values()]
+        grouped = any(group is not None for group in groups)
+        pools = self.pools(numbers)
+        if found.task_type == TaskType.CLASSIFICATION and not grouped and min(map(len, pools.values())) >= n_folds:
+            return [sorted(fold) for fold in split_pools(pools, n_folds, seed=SEED)]
+        labels = strata(
+            chosen, found.task_type, n_folds=n_folds, idx_to_class=found.idx_to_class, mask_classes=found.mask_classes
+        )
+        folds = split_stratified(labels, n_folds, groups=groups if grouped else None, seed=SEED)
+        return [sorted(numbers[position] for position in fold) for fold in folds]

@@ -1,0 +1,100 @@
+"""Tags that give samples another part: ``identity``, ``nested``, ``redistribute_splits``."""
+
+from __future__ import annotations
+
+from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.tasks.description import TaskDescription
+from mml_ray.tasks.modifiers.numbered import SEED, Numbered, fraction, whole_number
+from mml_ray.tasks.splitting import check_folds, permutation
+from mml_ray.tasks.variant import Variant
+
+
+def identity(description: TaskDescription, *label: str) -> Variant:
+    """The same task under another name; any arguments tell copies apart."""
+    found = Numbered(description)
+    return Variant(
+        train_folds=found.folds(), test=found.test(), unlabelled=found.unlabelled(), class_occ=dict(description.class_occ)
+    )
+
+
+def nested(description: TaskDescription, fold: str, new_folds: str = "") -> Variant:
+    """Fold ``fold`` becomes the test split; the other folds are dealt anew into ``new_folds`` (default: as many as before).
+
+    The old test split is left out, unlabelled samples stay. Groups are kept whole; the new folds are stratified by class, set of
+    labels, bin of the value, or classes in the mask. A class that is not left counts 0.
+    """
+    count = description.n_folds
+    chosen = whole_number(fold, "fold")
+    if not 0 <= chosen < count:
+        raise MMLMisconfigurationException(
+            f"Task '{description.name}' cannot be nested on fold {fold}: it has {count} fold(s), numbered from 0."
+        )
+    wanted = whole_number(new_folds, "new_folds") if new_folds else count
+    check_folds(wanted)
+    found = Numbered(description)
+    rest = sorted(number for other in range(count) if other != chosen for number in found.fold(other))
+    try:
+        folds = found.split(rest, wanted)
+    except DataError as error:
+        raise DataError(
+            f"Task '{description.name}' cannot be nested on fold {chosen} with {wanted} new folds: {error}"
+        ) from error
+    return Variant(train_folds=folds, test=found.fold(chosen), unlabelled=found.unlabelled(), class_occ=found.count(rest))
+
+
+def redistribute_splits(description: TaskDescription, train: str, val: str = "", test: str = "") -> Variant:
+    """Deal the samples anew into fold 1 (train), fold 0 (validation) and the test split, stratified for classification.
+
+    One fraction: of the training data (all folds), ``train`` is trained on and the rest validates; the test split stays.
+    Two fractions ``train``, ``val``: of the training data; what they leave is dropped; the test split stays.
+    Three fractions: of training and test data together; what they leave is dropped.
+    """
+    found = Numbered(description)
+    parts = [fraction(text, name) for text, name in ((train, "train"), (val, "val"), (test, "test")) if text]
+    if len(parts) == 1:
+        parts.append(1 - parts[0])
+    if sum(parts) > 1 + 1e-9 or min(parts[:2]) <= 0:
+        raise MMLMisconfigurationException(
+            f"redistribute_splits needs fractions above 0 that sum to at most 1, got {', '.join(t for t in (train, val, test) if t)}."
+        )
+    numbers = [*range(found.n_train), *(found.test() if len(parts) == 3 else [])]
+    dealt = _deal(found, numbers, parts)
+    if not dealt[0] or not dealt[1]:
+        raise DataError(
+            f"redistribute_splits leaves no sample to train or to validate on: '{description.name}' has {len(numbers)}."
+        )
+    return Variant(
+        train_folds=[dealt[1], dealt[0]],
+        test=dealt[2] if len(parts) == 3 else found.test(),
+        unlabelled=found.unlabelled(),
+        class_occ=found.count([*dealt[0], *dealt[1]]),
+    )
+
+
+def _deal(found: Numbered, numbers: list[int], parts: list[float]) -> list[list[int]]:
+    """Disjoint random parts of ``numbers`` with these fractions; whole groups, every class alike where nothing is grouped."""
+    dealt: list[list[int]] = [[] for _ in parts]
+    groups = [found.samples[number].get("group") for number in numbers]
+    if any(group is not None for group in groups):
+        units: dict[object, list[int]] = {}
+        for number, group in zip(numbers, groups, strict=True):
+            units.setdefault(("group", group) if group is not None else number, []).append(number)
+        ordered = list(units.values())
+        limits = _limits(parts, len(numbers))
+        taken = 0
+        for position in permutation(len(ordered), SEED):
+            part = next((part for part, limit in enumerate(limits) if taken < limit), None)
+            taken += len(ordered[position])
+            if part is not None:
+                dealt[part].extend(ordered[position])
+    else:
+        for pool in found.pools(numbers).values():
+            order = [pool[position] for position in permutation(len(pool), SEED)]
+            for part, (start, end) in enumerate(zip([0, *_limits(parts, len(pool))], _limits(parts, len(pool)), strict=False)):
+                dealt[part].extend(order[start:end])
+    return [sorted(part) for part in dealt]
+
+
+def _limits(parts: list[float], length: int) -> list[int]:
+    """Where each part ends when ``length`` items lie in a row."""
+    return [round(sum(parts[: count + 1]) * length) for count in range(len(parts))]

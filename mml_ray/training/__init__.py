@@ -1,0 +1,1 @@
+"""One fit, one prediction: Lightning, with checkpoints that survive anything and a resume that is exact to the bit."""

@@ -1,0 +1,135 @@
+"""Callbacks by name (registry kind ``callback``), from the configuration group ``callbacks``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging
+from torch import Tensor
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.registry import registry
+
+registry.require_base("callback", Callback)
+
+
+def create_callbacks(configs: Mapping[str, Mapping[str, Any] | None]) -> list[Callback]:
+    """The callbacks of ``{id: {"name": ..., **parameters}}``; without a name the id is the name."""
+    return [_create(identity, dict(config or {})) for identity, config in configs.items()]
+
+
+def _create(identity: str, params: dict[str, Any]) -> Callback:
+    name = str(params.pop("name", identity))
+    cls = registry.lookup("callback", name)
+    try:
+        made: Callback = cls(**params)
+    except (TypeError, ValueError) as error:
+        raise MMLMisconfigurationException(f"cbs.{identity}: the callback '{name}' with {params}: {error}") from error
+    return made
+
+
+@registry.register_callback("learning_rate_monitor")
+class LearningRateMonitor(Callback):
+    """Records the learning rate of the epoch's last step as ``lr`` (``lr/<group>`` if there are several groups)."""
+
+    def __init__(self) -> None:
+        self._rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the rates before schedules step on."""
+        self._rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log them."""
+        several = len(self._rates) > 1
+        pl_module.log_dict({f"lr/{i}" if several else "lr": rate for i, rate in enumerate(self._rates)})
+
+
+class _Mixing(Callback):
+    """Mixes the samples of a training batch pairwise; the targets become probabilities, so such batches have no train metrics."""
+
+    def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0, **settings: Any) -> None:
+        self._settings = {"alpha": alpha, "label_smoothing": label_smoothing, **settings}
+
+    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+        """The mixed images and targets."""
+        raise NotImplementedError
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Mix every task of the batch, in place; the draw follows torch's generator, which is keyed by the step."""
+        for task, fields in batch.items():
+            spec = getattr(pl_module, "specs", {}).get(task)
+            if spec is None or spec.route not in ("cls", "mlcls"):
+                raise MMLMisconfigurationException(
+                    f"Mixing (mixup, cutmix) is for classification and multi-label classification, task '{task}' is "
+                    f"{'of no known type' if spec is None else spec.task_type}."
+                )
+            seed = int(torch.randint(2**62, ()).item())
+            fields["image"], fields["targets"] = self.mix(
+                fields["image"], fields["targets"], num_classes=spec.num_classes, seed=seed, **self._settings
+            )
+
+
+@registry.register_callback("mixup")
+class MixUp(_Mixing):
+    """Mixup (Zhang et al. 2018), see :func:`mml_ray.data.augment.mix.mixup`."""
+
+    def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0) -> None:
+        super().__init__(alpha, label_smoothing)
+
+    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+        """The mixed images and targets."""
+        from mml_ray.data.augment.mix import mixup
+
+        return mixup(images, targets, **settings)
+
+
+@registry.register_callback("cutmix")
+class CutMix(_Mixing):
+    """CutMix (Yun et al. 2019), see :func:`mml_ray.data.augment.mix.cutmix`."""
+
+    def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0, minmax: list[float] | None = None) -> None:
+        super().__init__(alpha, label_smoothing, minmax=minmax)
+
+    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+        """The mixed images and targets."""
+        from mml_ray.data.augment.mix import cutmix
+
+        return cutmix(images, targets, **settings)
+
+
+@registry.register_callback("device_stats_monitor")
+class DeviceStats(Callback):
+    """Records what a training takes, after each epoch: ``stats/rss_gb`` of the process, ``stats/gpu_gb`` at most on the GPU."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch's peak."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log both, in 10^9 bytes."""
+        values = {"stats/rss_gb": psutil.Process().memory_info().rss / 1e9}
+        if pl_module.device.type == "cuda":
+            values["stats/gpu_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
+        pl_module.log_dict(values)
+
+
+@registry.register_callback("early_stopping")
+class MMLEarlyStopping(EarlyStopping):
+    """Stops when ``monitor`` has not improved for ``patience`` epochs."""
+
+    def __init__(self, monitor: str = "val/loss", mode: str = "min", patience: int = 10, **kwargs: Any) -> None:
+        super().__init__(monitor=monitor, mode=mode, patience=patience, **kwargs)
+
+
+@registry.register_callback("stochastic_weight_averaging")
+class MMLStochasticWeightAveraging(StochasticWeightAveraging):
+    """Averages the weights of the last epochs (Izmailov et al. 2018)."""
+
+    def __init__(self, swa_lrs: float | list[float] = 0.005, **kwargs: Any) -> None:
+        super().__init__(swa_lrs=swa_lrs, **kwargs)

@@ -1,0 +1,201 @@
+"""Checkpoints of a training as generations in one folder: written atomically, verified when read, the last good one counts.
+
+A generation is ``checkpoint-000007.ckpt`` (what ``torch.save`` wrote: tensors and plain data, opened with
+``weights_only=True``) and, written after it, ``checkpoint-000007.json`` with its size, sha256 and position. Without the
+second file the first one does not count. The newest and the one before are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from mml_ray.atomic import fs, replacing, sync_folder, write_all, write_json
+from mml_ray.errors import DataError, StorageError
+
+logger = logging.getLogger(__name__)
+
+#: version of the side file
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{6,})\.json")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands: ``epoch`` epochs are through, and ``batch`` batches of the one that runs; ``step`` optimizer
+    steps.
+
+    ``finished`` is ``epochs`` when all epochs are through, ``stopped`` when a callback ended the training, else empty.
+    """
+
+    epoch: int
+    batch: int
+    step: int = 0
+    finished: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A checkpoint that was written completely."""
+
+    number: int
+    path: Path
+    position: Position
+    sha256: str
+    size: int
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Lightning's door to files: a checkpoint is there as a whole or not at all, and is opened with ``weights_only=True``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write atomically; a full disk raises :class:`StorageError`."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Open a checkpoint on the CPU; ``weights_only`` is always true."""
+        return read_checkpoint(Path(path), map_location=map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint; one that is not there is none."""
+        Path(path).unlink(missing_ok=True)
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
+    """Write ``checkpoint`` to ``path`` atomically; returns sha256 and size."""
+    try:
+        with replacing(path) as temporary:
+            stream = _HashingStream(temporary)
+            try:
+                torch.save(dict(checkpoint), stream)  # type: ignore[arg-type]  # it only writes
+            except RuntimeError as error:  # torch hides what its file raised
+                raise stream.error or error from None
+            finally:
+                stream.close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return stream.digest.hexdigest(), stream.size
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"The checkpoint {path} cannot be written: {error}. Free some space, then continue the run.")
+
+
+def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint; a damaged one raises :class:`DataError`."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"There is no checkpoint at {path}.") from None
+    except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"The checkpoint {path} is damaged: {error}") from error
+    return content
+
+
+class _HashingStream:
+    """What ``torch.save`` writes to: a file whose content is hashed on its way."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+        self._descriptor = fs.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def write(self, data: bytes) -> int:
+        """Write all of ``data``."""
+        content = bytes(data)
+        try:
+            write_all(self._descriptor, content)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(content)
+        self.size += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Close the file."""
+        fs.close(self._descriptor)
+
+
+class Generations:
+    """The checkpoints of one training in ``folder``."""
+
+    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+        self.folder = Path(folder)
+        self._keep = keep
+
+    def write(self, checkpoint: Mapping[str, Any], position: Position) -> Generation:
+        """Add a generation, then remove those that are not kept any more."""
+        number = max((int(m.group(1)) for m in map(_NUMBERED.fullmatch, self._names()) if m), default=0) + 1
+        path = self.folder / f"checkpoint-{number:06}.ckpt"
+        sha256, size = write_checkpoint(checkpoint, path)
+        side = {"format": FORMAT, "sha256": sha256, "size": size, **asdict(position)}
+        try:
+            write_json(path.with_suffix(".json"), side)
+            self._remove_old(number)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return Generation(number, path, position, sha256, size)
+
+    def latest(self) -> Generation | None:
+        """The newest generation whose content is what was written; torn ones are passed over, and the log says so."""
+        for number in sorted(self._numbers(), reverse=True):
+            generation = self._read(number)
+            if generation is not None:
+                return generation
+        return None
+
+    def _names(self) -> list[str]:
+        return os.listdir(self.folder) if self.folder.is_dir() else []
+
+    def _numbers(self) -> list[int]:
+        return [int(match.group(1)) for match in map(_NAME.fullmatch, self._names()) if match]
+
+    def _read(self, number: int) -> Generation | None:
+        path = self.folder / f"checkpoint-{number:06}.ckpt"
+        try:
+            side = json.loads(path.with_suffix(".json").read_text())
+            version, sha256, size = int(side.pop("format")), str(side.pop("sha256")), int(side.pop("size"))
+            if version > FORMAT:
+                raise DataError(
+                    f"{path} was written by a newer version of mml-ray: update, or remove {self.folder} to train anew."
+                )
+            position = Position(**side)
+            if path.stat().st_size != size or _sha256(path) != sha256:
+                raise ValueError("its content is not what was written")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("The checkpoint %s is torn (%s); the one before it is used.", path, error)
+            return None
+        return Generation(number, path, position, sha256, size)
+
+    def _remove_old(self, newest: int) -> None:
+        kept = set(sorted(self._numbers(), reverse=True)[: self._keep]) | {newest}
+        for name in self._names():
+            match = _NUMBERED.fullmatch(name)
+            if match and int(match.group(1)) not in kept:
+                fs.unlink(self.folder / name)
+        sync_folder(self.folder)
+
+
+_NUMBERED = re.compile(r"checkpoint-(\d{6,})\.(?:ckpt|json)")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,362 @@
+"""AbstractBaseScheduler: the recipe behind a mode.
+
+A subclass names its subroutines, and fills two parallel lists in :meth:`AbstractBaseScheduler.create_routine`: bound methods in
+``self.commands`` and their parameters in ``self.params``. Each entry becomes an atomic command: it is committed as a whole or it did
+not happen, and a run that was killed continues at the first one that is not committed.
+
+Inside a command ``self.cfg``, ``self.fm``, ``self.pivot``, ``self.get_struct()`` and the ``self.create_*()`` methods work wherever the
+command runs. Attributes set on ``self`` there do not travel back (a warning says so): return a value and read it later with
+:meth:`AbstractBaseScheduler.results`, or attach a path to the struct.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mml_ray.driver.command import defaults_of
+from mml_ray.driver.graph import Entry, Plan, build_plan
+from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
+from mml_ray.schedulers import structs, tasklist
+from mml_ray.store.manager import MMLFileManager
+from mml_ray.tasks.struct import TaskStruct
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule, Trainer
+
+    from mml_ray.report.tables import Table
+
+log = logging.getLogger(__name__)
+_FRAME = ("prepare_exp", "finish_exp")
+
+
+class NoSubroutineError(MMLMisconfigurationException, ValueError):
+    """``mode.subroutines`` is empty."""
+
+
+class Handle(int):
+    """What :meth:`AbstractBaseScheduler.add` returns: the index of the entry, to be named in ``after``."""
+
+
+class _PlannedScheduler(ABCMeta):
+    """Builds the schedule when the constructor of the most derived class is through, whatever it sets after ``super()``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        scheduler = super().__call__(*args, **kwargs)
+        scheduler._build_schedule()
+        return scheduler
+
+
+class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
+    """Base class of all schedulers.
+
+    Args:
+        cfg: the configuration of the run.
+        available_subroutines: what ``mode.subroutines`` may name.
+
+    Raises:
+        NoSubroutineError: ``mode.subroutines`` is empty (also a ValueError).
+        MMLMisconfigurationException: it names something that is not available, or a setting contradicts another one.
+    """
+
+    #: command names that may use a GPU when ``resources.<name>.num_gpus`` is ``auto``
+    gpu_commands: frozenset[str] = frozenset()
+    #: whether every task of the list must be there (or derivable) before anything starts
+    requires_tasks: bool = True
+    #: whether images are read as ``cfg.preprocessing`` says, so that what is stored of them has to fit
+    uses_preprocessed: bool = True
+    #: a mode whose plan has one command at a time starts no Ray with ``sys.executor=auto``
+    prefers_ray: bool = False
+
+    def __init__(self, cfg: DictConfig, available_subroutines: list[str]) -> None:
+        self.cfg = cfg
+        self.available_subroutines = list(available_subroutines)
+        self.subroutines: list[str] = _checked_subroutines(cfg, available_subroutines)
+        self.pivot: str | bool = tasklist.expand(cfg)
+        self.commands: list[Callable[..., Any]] = []
+        self.params: list[list[Any]] = []
+        self.return_value: float | None = None
+        self.active_step_naming = "init"
+        self.continue_status = bool(cfg.get("continue", False))
+        self.checkpoint_callback: Any = None
+        self.metrics_callback: Any = None
+        self.plan: Plan | None = None
+        self.summary: Any = None
+        self._after: dict[int, tuple[int, ...]] = {}
+        self._book = structs.StructBook()
+        self._snapshot: dict[str, Any] | None = None
+        self.fm = _file_manager(cfg)
+
+    # -- the schedule ------------------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def create_routine(self) -> None:
+        """Append bound methods to ``self.commands`` and their parameters to ``self.params`` (or use :meth:`add`)."""
+
+    def add(self, command: Callable[..., Any], *params: Any, after: Sequence[int] | None = None) -> Handle:
+        """Append one command; with ``after`` given (also empty) it waits for exactly those entries instead of its stage.
+
+        Returns:
+            A handle to be named in the ``after`` of later entries.
+        """
+        self.commands.append(command)
+        self.params.append(list(params))
+        index = len(self.commands) - 1
+        if after is not None:
+            self._after[index] = tuple(int(handle) for handle in after)
+        return Handle(index)
+
+    def _build_schedule(self) -> None:
+        if self.plan is not None:
+            return
+        if self.requires_tasks:
+            structs.check_tasks([str(name) for name in self.cfg.task_list], self.fm)
+            if self.uses_preprocessed:
+                structs.check_preprocessing(self.cfg, self.fm)
+        self.create_routine()
+        if len(self.commands) != len(self.params):
+            raise RuntimeError(
+                f"{type(self).__name__}.create_routine gave {len(self.commands)} commands but {len(self.params)} lists of parameters."
+            )
+        scheduler = f"{type(self).__module__}.{type(self).__qualname__}"
+        self.plan = build_plan([self._entry(index) for index in range(len(self.commands))], scheduler=scheduler)
+
+    def _entry(self, index: int) -> Entry:
+        name = self.commands[index].__name__
+        if not callable(getattr(self, name, None)):
+            raise MMLMisconfigurationException(
+                f"Command '{name}' is not a method of {type(self).__name__}; a worker finds commands by their name on the scheduler."
+            )
+        defaults = defaults_of(self.commands[index])
+        return Entry(name, self.params[index], self._after.get(index), defaults.sequential, defaults.retries)
+
+    @staticmethod
+    def compare_schedule_entries(entry_1: str, entry_2: str) -> bool:
+        """Whether two lines of a schedule (``method: <name> / <params>``) are compatible.
+
+        An address in an object's repr (``object at 0x7f...``) never makes two entries differ.
+        """
+        return _without_addresses(entry_1) == _without_addresses(entry_2)
+
+    def run(self) -> float | None:
+        """Run the schedule (or what is left of it) and return ``self.return_value``."""
+        from mml_ray.schedulers import session
+
+        self.summary = session.run(self)
+        return self.return_value
+
+    def set_active_naming(self, command_ix: int) -> None:
+        """Set ``active_step_naming`` to that of the command with this index: its key, which is safe as a file name."""
+        assert self.plan is not None
+        self.active_step_naming = self.plan.commands[command_ix].key
+
+    # -- the frame ---------------------------------------------------------------------------------------------------------------
+    def prepare_exp(self) -> None:
+        """First command of every run: creates the structs of all tasks (tagged variants lazily), then calls the hook.
+
+        Override :meth:`after_preparation_hook` instead.
+        """
+        for name in self.cfg.task_list:
+            self.get_struct(name)
+        self.after_preparation_hook()
+
+    def after_preparation_hook(self) -> None:
+        """Called at the end of the preparation, also when a run is continued. May set attributes: they travel to all commands."""
+
+    def finish_exp(self) -> None:
+        """Last command of every run that committed everything; override :meth:`before_finishing_hook` instead."""
+        self.before_finishing_hook()
+
+    def before_finishing_hook(self) -> None:
+        """Called at the end, before intermediate results are removed; the place for plots and for ``self.return_value``."""
+
+    def summary_tables(self) -> list[Table]:
+        """What is shown at the end of a run, also when some commands failed; made of the committed results."""
+        return []
+
+    # -- inside a command --------------------------------------------------------------------------------------------------------
+    def get_struct(self, task_name: str) -> TaskStruct:
+        """The struct of a task. What a command attaches to it is there for every command that starts after the commit.
+
+        Raises:
+            TaskNotFoundError: no such task; a tagged variant is created when its base exists.
+        """
+        return self._book.get(task_name, self.fm, preprocessing=str(self.cfg.preprocessing.id))
+
+    def results(self, command: Callable[..., Any] | str) -> list[Any]:
+        """The values that all committed commands of this name returned, in the order of the plan, also after a resume."""
+        name = command if isinstance(command, str) else command.__name__
+        return [entry["result"] for entry in self.fm.results(name)]
+
+    def highlight_text(self, text: str) -> str:
+        """``text`` in bold for a terminal, unless ``logging.highlight_task_names`` is off."""
+        options = self.cfg.get("logging", {})
+        return f"\033[1m{text}\033[0m" if options.get("highlight_task_names", False) else text
+
+    def get_checkpoints_dir(self) -> Path:
+        """Where the running command keeps its training checkpoints; the same for all attempts at it."""
+        folder = self.fm.run_paths.checkpoints / self.active_step_naming
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def create_datamodule(self, task_structs: TaskStruct | list[TaskStruct], fold: int = 0) -> LightningDataModule:
+        """The datamodule of one task or several. Batches: ``{task: {"image": [N, C, H, W], "targets": ..., ...}}``."""
+        from mml_ray.schedulers import components
+
+        listed = [task_structs] if isinstance(task_structs, TaskStruct) else list(task_structs)
+        return components.create_datamodule(self, listed, fold)
+
+    def create_model(
+        self, task_structs: list[TaskStruct], task_weights: list[float] | None = None, load_parameters: Path | None = None
+    ) -> LightningModule:
+        """The model with one head for each task; with ``load_parameters`` its architecture and weights come from that file.
+
+        ``task_weights`` weighs the losses (normalised); ``None``: all equally.
+        """
+        from mml_ray.schedulers import components
+
+        return components.create_model(self, task_structs, task_weights=task_weights, load_parameters=load_parameters)
+
+    def create_trainer(self, monitor: tuple[str, str] | None = None, metrics_callback: bool = False) -> Trainer:
+        """A trainer from ``cfg.trainer`` with the callbacks of ``cfg.cbs`` and checkpoints at every epoch end and by time.
+
+        ``monitor`` names a metric and its mode (``min`` or ``max``): the best state is kept, and early stopping follows it; without
+        it the last epoch counts. The callbacks can be reached as ``self.checkpoint_callback`` and ``self.metrics_callback``.
+        """
+        from mml_ray.schedulers import components
+
+        return components.create_trainer(self, monitor=monitor, metrics_callback=metrics_callback)
+
+    def lightning_tune(
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        datamodule: LightningDataModule | None,
+        train_dataloaders: Any = None,
+    ) -> None:
+        """Tune learning rate and batch size as ``cfg.tune`` says; the values are stored in the model and the datamodule."""
+        from mml_ray.schedulers import components
+
+        components.tune(self, trainer, model, datamodule=datamodule, train_dataloaders=train_dataloaders)
+
+    # -- what the driver calls (mml_ray.driver.command.Workload) ---------------------------------------------------------------------
+    def execute(self, name: str, params: Sequence[Any]) -> Any:
+        """Run one command in this process."""
+        self._book.reset()
+        self.checkpoint_callback = self.metrics_callback = None
+        if self.fm.attempt is not None:
+            self.active_step_naming = str(self.fm.attempt["command"])
+        if name in _FRAME:
+            return getattr(self, name)(*params)
+        self._snapshot = _copied(self.__dict__)
+        return getattr(self, name)(*params)
+
+    def collect_deltas(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the command changed on its structs."""
+        return self._book.deltas(self.fm)
+
+    def forget(self) -> None:
+        """Put back every attribute the command set, and say so: in another process nobody would have seen it."""
+        self._book.reset()
+        before, self._snapshot = self._snapshot, None
+        if before is None:
+            return
+        for name in _changed(before, self.__dict__):
+            log.warning(
+                "The command %s set self.%s, which does not travel back to the scheduler. Return the value and read it with "
+                "self.results(...), or attach it to the struct.",
+                self.active_step_naming,
+                name,
+            )
+            if name in before:
+                self.__dict__[name] = before[name]
+            else:
+                del self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("fm", "_book", "_snapshot", "summary", *_SCHEDULE)}
+        state["cfg"] = OmegaConf.to_container(self.cfg, resolve=True)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.cfg = OmegaConf.create(state["cfg"])
+        self.commands, self.params, self.plan, self._after, self.summary = [], [], None, {}, None
+        self._book, self._snapshot = structs.StructBook(), None
+        self.fm = MMLFileManager.instance()
+
+
+# -- details -----------------------------------------------------------------------------------------------------------------------------
+#: built in the driver before the first command; as long as the plan, so no command copies it
+_SCHEDULE = ("plan", "commands", "params", "_after")
+_OWN = {"_snapshot", "_book", "checkpoint_callback", "metrics_callback", "active_step_naming", "fm", "cfg", "summary", *_SCHEDULE}
+_CONTAINERS = (list, dict, set)
+
+
+def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: copy.deepcopy(value) if isinstance(value, _CONTAINERS) else value
+        for name, value in attributes.items()
+        if name not in _OWN
+    }
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    changed = [name for name in now if name not in _OWN and name not in before]
+    for name, value in before.items():
+        current = now.get(name)
+        same = current == value if isinstance(value, _CONTAINERS) else current is value
+        if not same:
+            changed.append(name)
+    return changed
+
+
+def _checked_subroutines(cfg: DictConfig, available: Sequence[str]) -> list[str]:
+    wanted = cfg.mode.get("subroutines", None)
+    listed = [wanted] if isinstance(wanted, str) else list(wanted or [])
+    if not listed:
+        raise NoSubroutineError(f"mode.subroutines is empty; choose from {', '.join(available)}.")
+    aliases = {"sample_grid": "samples"} if "samples" in available else {}
+    listed = [aliases.get(name, name) for name in listed]
+    for name in listed:
+        if name not in available:
+            raise UnknownNameError.of("subroutine", str(name), available)
+    return listed
+
+
+def _without_addresses(text: str) -> str:
+    import re
+
+    return re.sub(r"0x[0-9a-fA-F]+", "0x", text)
+
+
+def _file_manager(cfg: DictConfig) -> MMLFileManager:
+    return MMLFileManager(
+        data_path=Path(str(cfg.data_dir)).absolute(),
+        proj_path=Path(str(cfg.out_dir)).absolute() / str(cfg.proj),
+        results_path=Path(str(cfg.out_dir)).absolute(),
+        log_path=None,
+        reuse_cfg=_reuse(cfg),
+        remove_cfg=_remove(cfg),
+        backend=None,
+    )
+
+
+def _reuse(cfg: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(cfg.get("reuse", OmegaConf.create({})), resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key != "clean_up" and value is not None}
+
+
+def _remove(cfg: DictConfig) -> dict[str, bool]:
+    """The group ``remove``, and ``reuse.clean_up.<key>`` which means the same."""
+    removed = OmegaConf.to_container(cfg.get("remove", OmegaConf.create({})), resolve=True)
+    cleaned = OmegaConf.to_container(cfg.get("reuse", OmegaConf.create({})), resolve=True)
+    assert isinstance(removed, dict) and isinstance(cleaned, dict)
+    merged = {**removed, **(cleaned.get("clean_up") or {})}
+    return {str(key): bool(value) for key, value in merged.items()}

@@ -1,0 +1,227 @@
+"""The mode ``clean``: get rid of what creations left behind, and of downloads. Sizes are shown before anything is deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import select
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mml_ray.errors import CommandInterrupted, DataError, StorageError
+from mml_ray.report.tables import Table
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.schedulers.folds import base_of
+from mml_ray.store.data_root import DATASET_PREFIX, DOWNLOADS, PREPROCESSED, RAW, WIP_MARKER
+
+#: a temporary file that is so old belongs to no living writer
+_STALE_SECONDS = 60.0
+
+
+class CleanScheduler(AbstractBaseScheduler):
+    """Subroutines: ``temp`` (temporary files, datasets that were left half made) and ``download`` (archives).
+
+    ``mode.all``: of everything in the data root, not only of the tasks given. ``mode.force``: delete without asking. What a
+    process works on right now is left alone.
+    """
+
+    requires_tasks = False
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg=cfg, available_subroutines=["temp", "download"])
+
+    # -- the plan --------------------------------------------------------------------------------------------------------
+    def create_routine(self) -> None:
+        """Commands for tasks (``temp``) and datasets (both), one after the other: they may ask, and a wrong answer ends it."""
+        names = sorted(self.fm.data.index()) if self.cfg.mode.all else [str(name) for name in self.cfg.task_list]
+        tasks = list(dict.fromkeys(base_of(name) for name in names))
+        known = [dataset for task in tasks if (dataset := self._dataset(task)) is not None]
+        datasets = list(dict.fromkeys([*known, *(self._all_datasets() if self.cfg.mode.all else [])]))
+        if not tasks and not datasets:
+            print("Nothing to clean: no tasks are given. Name some with tasks=..., or set mode.all=true.")
+        last: list[Handle] = []
+        if "temp" in self.subroutines:
+            for task in tasks:
+                last = [self.add(self.clean_temp, task, after=last)]
+            for dataset in datasets:
+                last = [self.add(self.clean_unfinished, dataset, after=last)]
+        if "download" in self.subroutines:
+            for dataset in datasets:
+                last = [self.add(self.clean_download, dataset, after=last)]
+
+    def _dataset(self, task: str) -> str | None:
+        from mml_ray.prepare.create import dataset_of_task
+        from mml_ray.registry import registry
+
+        if (stored := self.fm.data.index().get(task)) is not None:
+            return Path(next(iter(stored.values()))).parent.name.removeprefix(DATASET_PREFIX)
+        source = self.cfg.get("source", None) or {}
+        if registry.find("task_creator", task) is not None or source.get("name", None) == task:
+            return dataset_of_task(task, dict(source))
+        print(f"Task {task} is neither in the data root nor known to any creator: its dataset cannot be told.", file=sys.stderr)
+        return None
+
+    def _all_datasets(self) -> list[str]:
+        """Every dataset of which there is anything: downloads, raw or preprocessed data."""
+        root = self.fm.data.path
+        folders = [*root.glob(f"{RAW}/{DATASET_PREFIX}*"), *root.glob(f"{PREPROCESSED}/*/{DATASET_PREFIX}*")]
+        downloads = [path.name for path in root.glob(f"{DOWNLOADS}/*") if path.is_dir()]
+        return sorted({*(path.name.removeprefix(DATASET_PREFIX) for path in folders), *downloads})
+
+    # -- what is shown -----------------------------------------------------------------------------------------------------
+    def prepare_exp(self) -> None:
+        """Show what can be deleted, before anything is."""
+        rows = []
+        seen: set[Path] = set()
+        total = 0
+        assert self.plan is not None
+        for command in self.plan.commands:
+            found = set(self._found(command.name, str(command.params[0]))) - seen
+            seen |= found
+            size = sum(map(_size, found))
+            total += size
+            if found:
+                rows.append([_title(command.name, str(command.params[0])), str(len(found)), f"{size / 2**20:.1f}"])
+        if rows:
+            columns = ["what", "items", "MiB"]
+            Table("Can be deleted", columns, rows, footer=[["all", "", f"{total / 2**20:.1f}"]]).print()
+        self.after_preparation_hook()
+
+    def before_finishing_hook(self) -> None:
+        """Says how much was freed in all."""
+        commands = (self.clean_temp, self.clean_unfinished, self.clean_download)
+        freed = sum(int(size) for command in commands for size in self.results(command))
+        print(f"Freed {freed / 2**20:.1f} MiB.")
+
+    # -- the commands ------------------------------------------------------------------------------------------------------
+    def clean_temp(self, task: str) -> int:
+        """Delete the temporary descriptions of a task; returns the bytes freed."""
+        return self._delete("clean_temp", task)
+
+    def clean_unfinished(self, dataset: str) -> int:
+        """Delete a dataset that was left half made, raw or preprocessed, and temporary files in it; returns the bytes freed."""
+        with contextlib.ExitStack() as stack:
+            try:
+                for lock in (f"DSET_{dataset}", *(f"PP_{folder.parent.name}_{dataset}" for folder in self._stores(dataset))):
+                    stack.enter_context(self.fm.data.locked(lock, wait=False))
+            except BlockingIOError:
+                print(f"Dataset {dataset} is being made right now: left alone.")
+                return 0
+            return self._delete("clean_unfinished", dataset)
+
+    def clean_download(self, dataset: str) -> int:
+        """Delete the downloads of a dataset; returns the bytes freed."""
+        try:
+            with self.fm.data.locked(f"DSET_{dataset}", wait=False):
+                return self._delete("clean_download", dataset)
+        except BlockingIOError:
+            print(f"Dataset {dataset} is being made right now: its downloads are left alone.")
+            return 0
+
+    # -- what there is -----------------------------------------------------------------------------------------------------
+    def _found(self, command: str, name: str) -> list[Path]:
+        finders = {
+            "clean_temp": self._temporary,
+            "clean_unfinished": self._unfinished,
+            "clean_download": self._downloads,
+        }
+        return list(finders[command](name))
+
+    def _temporary(self, task: str) -> Iterator[Path]:
+        """Descriptions of the task that a creator kept for itself."""
+        root = self.fm.data.path
+        for path in sorted([*root.glob(f"{RAW}/*/temp*.json"), *root.glob(f"{PREPROCESSED}/*/*/temp*.json")]):
+            if _described_task(path) == task:
+                yield path
+
+    def _unfinished(self, dataset: str) -> Iterator[Path]:
+        """Folders without an end; in others, what killed writers left, and temporary descriptions that nobody can read."""
+        raw = self.fm.data.dataset_path(dataset)
+        for folder in [raw, *self._stores(dataset)]:
+            if (folder / WIP_MARKER).exists() or (folder != raw and not any(folder.glob("TASK*.json"))):
+                yield folder
+                continue
+            yield from sorted(path for path in folder.glob("temp*.json") if _described_task(path) is None)
+            leftovers = [*folder.glob(".*.tmp.*"), *folder.glob("*/.part-*.tmp.*")]
+            yield from sorted(path for path in leftovers if time.time() - path.lstat().st_mtime > _STALE_SECONDS)
+
+    def _stores(self, dataset: str) -> list[Path]:
+        """The folders of preprocessed data of a dataset."""
+        return sorted(self.fm.data.path.glob(f"{PREPROCESSED}/*/{DATASET_PREFIX}{glob.escape(dataset)}"))
+
+    def _downloads(self, dataset: str) -> Iterator[Path]:
+        folder = self.fm.data.download_path(dataset)
+        if folder.exists():
+            yield folder
+
+    # -- deleting ----------------------------------------------------------------------------------------------------------
+    def _delete(self, command: str, name: str) -> int:
+        paths = self._found(command, name)
+        if not paths:
+            return 0
+        size = sum(map(_size, paths))
+        print(f"{_title(command, name)}: {len(paths)} item(s), {size / 2**20:.1f} MiB")
+        for path in paths[:20]:
+            print(f"  {path} ({_size(path) / 2**20:.1f} MiB)")
+        if len(paths) > 20:
+            print(f"  and {len(paths) - 20} more")
+        if not self.cfg.mode.force and not self._confirmed(size):
+            print("Kept.")
+            return 0
+        _remove(paths)
+        return size
+
+    def _confirmed(self, size: int) -> bool:
+        """Ask; anything but yes, no or nothing ends the run."""
+        print("Delete? [Y/n] ", end="", flush=True)
+        while not select.select([sys.stdin], [], [], 0.2)[0]:
+            if self.fm.should_stop():
+                raise CommandInterrupted("Stopped as asked; nothing of this was deleted.")
+        line = sys.stdin.readline()
+        if not sys.stdin.isatty():
+            print(line.strip())
+        if not line:
+            raise StorageError(
+                f"{size / 2**20:.1f} MiB were kept: there is nobody to ask. Set mode.force=true to delete without asking."
+            )
+        answer = line.strip().lower()
+        if answer not in ("", "y", "yes", "n", "no"):
+            raise StorageError(f"{size / 2**20:.1f} MiB were kept: '{answer}' is neither yes nor no.")
+        return answer in ("", "y", "yes")
+
+
+def _title(command: str, name: str) -> str:
+    what = {"clean_temp": "temporary files of task", "clean_unfinished": "unfinished work on dataset"}
+    return f"{what.get(command, 'downloads of dataset')} {name}"
+
+
+def _described_task(path: Path) -> str | None:
+    """The task that a description is of, ``None`` if it cannot be read."""
+    from mml_ray.tasks.header import read_header
+
+    try:
+        return str(read_header(path).name)
+    except DataError:
+        return None
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{error.filename or path} could not be deleted: {error.strerror}.") from error
+
+
+def _size(path: Path) -> int:
+    if path.is_symlink() or path.is_file():
+        return path.lstat().st_size
+    return sum(item.lstat().st_size for item in path.rglob("*") if not item.is_dir())

@@ -1,0 +1,170 @@
+"""From configuration to typed arguments: data module, model and trainer of a command. The rooms below never see ``cfg``."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import OmegaConf
+
+from mml_ray.driver import worker
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.tasks.struct import TaskStruct
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from mml_ray.data.datamodule import MultiTaskDataModule
+    from mml_ray.models.base import BaseModel
+    from mml_ray.models.multi_task import MultiTaskModel
+    from mml_ray.schedulers.base import AbstractBaseScheduler
+
+
+def plain(scheduler: AbstractBaseScheduler, key: str) -> dict[str, Any]:
+    """One group of the configuration as a plain, resolved dict ({} if it is not there)."""
+    node = OmegaConf.select(scheduler.cfg, key, default=None)
+    content = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else {}
+    assert isinstance(content, dict)
+    return {str(name): value for name, value in content.items()}
+
+
+def command_seed() -> int:
+    """The seed of the running command; where nothing is seeded (``seed=0``), a fresh one."""
+    seed = worker.current_seed()
+    return secrets.randbits(62) if seed is None else seed
+
+
+def create_datamodule(scheduler: AbstractBaseScheduler, structs: list[TaskStruct], fold: int) -> MultiTaskDataModule:
+    """See ``AbstractBaseScheduler.create_datamodule``. A task with fewer folds counts them round."""
+    worker.prepare_torch()
+    from mml_ray.data.datamodule import MultiTaskDataModule
+    from mml_ray.data.options import DataTask, LoadingOptions
+
+    if not structs:
+        raise MMLMisconfigurationException("create_datamodule needs at least one task struct.")
+    _check_fold(structs[0], fold)
+    root = scheduler.fm.data
+    wanted = str(scheduler.cfg.preprocessing.id)
+    tasks = [
+        DataTask(
+            name=struct.name,
+            description=root.description_path(struct.name, wanted),
+            root=root.path / struct.relative_root,
+            fold=fold % struct.n_folds if struct.n_folds else 0,
+            preprocessed=struct.preprocessed,
+        )
+        for struct in structs
+    ]
+    options = LoadingOptions.of(
+        sampling=plain(scheduler, "sampling"),
+        preprocessing=plain(scheduler, "preprocessing"),
+        augmentations=plain(scheduler, "augmentations"),
+        loaders={str(key): str(value) for key, value in plain(scheduler, "loaders").items()},
+        seed=command_seed(),
+        num_workers=worker_processes(scheduler.cfg.get("num_workers", None)),
+    )
+    return MultiTaskDataModule(tasks, options=options)
+
+
+def _check_fold(struct: TaskStruct, fold: int) -> None:
+    if not 0 <= fold < max(1, struct.n_folds):
+        raise MMLMisconfigurationException(f"Task '{struct.name}' has folds 0 to {struct.n_folds - 1}; asked for is fold {fold}.")
+
+
+def worker_processes(given: Any) -> int:
+    """Loader processes of the running command: as given, or (``auto``) one for each of its threads, none if it has one thread."""
+    if given in (None, "auto"):
+        threads = worker.current_threads()
+        return threads if threads > 1 else 0
+    return int(given)
+
+
+def create_model(
+    scheduler: AbstractBaseScheduler, structs: list[TaskStruct], *, task_weights: list[float] | None, load_parameters: Path | None
+) -> BaseModel:
+    """See ``AbstractBaseScheduler.create_model``. Heads that the file does not have are added."""
+    worker.prepare_torch()
+    from mml_ray.models import build_model
+
+    weights = task_weights or [1.0] * len(structs)
+    if len(weights) != len(structs):
+        raise MMLMisconfigurationException(
+            f"{len(weights)} task weights for {len(structs)} tasks: {[struct.name for struct in structs]}."
+        )
+    tasks = {struct.name: {**struct.to_model_spec(), "weight": weight} for struct, weight in zip(structs, weights, strict=True)}
+    if load_parameters is not None:
+        return _loaded(scheduler, tasks, load_parameters)
+    return build_model(
+        {
+            "model": "multi_task",
+            "seed": command_seed(),
+            "tasks": tasks,
+            "arch": plain(scheduler, "arch"),
+            "losses": plain(scheduler, "loss"),
+            "metrics": plain(scheduler, "metrics"),
+            "optimizer": plain(scheduler, "optimizer"),
+            "lr_scheduler": plain(scheduler, "lr_scheduler"),
+            "compile": plain(scheduler, "compile"),
+            "balanced": bool(plain(scheduler, "sampling").get("balanced", False)),
+        }
+    )
+
+
+def _loaded(scheduler: AbstractBaseScheduler, tasks: dict[str, Any], path: Path) -> BaseModel:
+    from mml_ray.models.checkpoint import load_model
+
+    model = cast("MultiTaskModel", load_model(path))
+    for name, spec in tasks.items():
+        if name not in model.specs:
+            model.add_head(name, spec)
+    return model
+
+
+def create_trainer(scheduler: AbstractBaseScheduler, *, monitor: tuple[str, str] | None, metrics_callback: bool) -> Trainer:
+    """See ``AbstractBaseScheduler.create_trainer``."""
+    worker.prepare_torch()
+    from mml_ray.training.fit import find_callback
+    from mml_ray.training.loop import MetricsTracker, TrainingCheckpoint
+    from mml_ray.training.trainer import TrainerOptions, create_trainer
+
+    manager = scheduler.fm
+    bound = manager.attempt is not None
+    trainer = create_trainer(
+        TrainerOptions.from_config(
+            plain(scheduler, "trainer"),
+            seed=worker.current_seed(),
+            monitor=monitor,
+            callbacks=plain(scheduler, "cbs"),
+            checkpoint_dir=scheduler.get_checkpoints_dir() if bound else None,
+            report=manager.report if bound else None,
+            should_stop=manager.should_stop if bound else None,
+        )
+    )
+    scheduler.checkpoint_callback = find_callback(trainer, TrainingCheckpoint)
+    if metrics_callback:
+        scheduler.metrics_callback = find_callback(trainer, MetricsTracker)
+    return trainer
+
+
+def tune(scheduler: AbstractBaseScheduler, trainer: Any, model: Any, *, datamodule: Any, train_dataloaders: Any) -> None:
+    """See ``AbstractBaseScheduler.lightning_tune``. Skipped when the training goes on from a checkpoint."""
+    options = plain(scheduler, "tune")
+    if not (options.get("lr") or options.get("bs")):
+        return
+    checkpoint = scheduler.checkpoint_callback
+    if checkpoint is not None and checkpoint.generations is not None and checkpoint.generations.latest() is not None:
+        return
+    if options.get("lr") and plain(scheduler, "compile").get("enable"):
+        raise MMLMisconfigurationException("tune.lr=true cannot be combined with compile.enable=true: turn one of them off.")
+    from lightning.pytorch.tuner.tuning import Tuner
+
+    data = {"datamodule": datamodule} if datamodule is not None else {"train_dataloaders": train_dataloaders}
+    tuner = Tuner(trainer)
+    if options.get("bs"):
+        tuner.scale_batch_size(model, **data, **(options.get("bs_kwargs") or {}))
+    if options.get("lr"):
+        found = tuner.lr_find(model, **data, **(options.get("lr_kwargs") or {}))
+        suggestion = found.suggestion() if found is not None else None
+        if suggestion is not None:
+            model.lr = suggestion

@@ -1,0 +1,116 @@
+"""The mode ``create``: datasets from raw data, and the tasks described on them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.schedulers.reporting import Reporter, warnings_as_messages
+
+log = logging.getLogger(__name__)
+
+
+class CreateScheduler(AbstractBaseScheduler):
+    """Creates what is not there yet; safe to repeat. Subroutines: ``dataset`` (download, unpack), ``task`` (describe, verify, split)."""
+
+    requires_tasks = False
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg=cfg, available_subroutines=["dataset", "task"])
+        folds, balancing = cfg.mode.n_folds, cfg.mode.ensure_balancing
+        if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
+            raise MMLMisconfigurationException(f"mode.n_folds={folds!r}: an integer larger than 1.")
+        if not isinstance(balancing, bool):
+            raise MMLMisconfigurationException(f"mode.ensure_balancing={balancing!r}: true or false.")
+
+    def create_routine(self) -> None:
+        """One command for each dataset, then one for each task; a task waits for its own dataset only.
+
+        As long as one task is missing, those that are there are planned as well (their commands find them and end): the plan
+        of a run that is continued must not depend on how far it came.
+        """
+        names = self._untagged()
+        there = [name for name in names if self._is_there(name)]
+        if len(there) == len(names) and not self.continue_status:
+            for name in there:
+                print(f"Task {self.highlight_text(name)} is there already.")
+            return
+        made: dict[str, Handle] = {}
+        for name in names:
+            dataset = self._dataset(name)
+            if "dataset" in self.subroutines and dataset not in made:
+                self._check_source(dataset)
+                made[dataset] = self.add(self.create_dataset, dataset, after=[])
+            if "task" in self.subroutines:
+                self.add(self.create_task, name, after=[made[dataset]] if dataset in made else [])
+
+    def _untagged(self) -> list[str]:
+        names = list(dict.fromkeys(str(task) for task in self.cfg.task_list))
+        for name in names:
+            if "+" in name:
+                log.warning("Task %s is tagged: it is created by itself when it is used first.", name)
+        return [name for name in names if "+" not in name]
+
+    def _is_there(self, name: str) -> bool:
+        return "none" in self.fm.data.index().get(name, {})
+
+    def _dataset(self, name: str) -> str:
+        """The dataset of a task; one that is there tells it itself, its creator may be gone."""
+        from mml_ray.prepare.create import dataset_of_task
+
+        if self._is_there(name):
+            return str(self.fm.data.header(name).relative_root).rpartition("DSET_")[2]
+        return dataset_of_task(name, self._source())
+
+    def prepare_exp(self) -> None:
+        """No structs: the tasks are not there yet."""
+        self.after_preparation_hook()
+
+    def create_dataset(self, name: str) -> str:
+        """Download, verify and unpack one dataset; returns its folder, relative to the data root."""
+        from mml_ray.prepare.create import create_dataset
+
+        with warnings_as_messages(log):
+            return self.fm.stored(create_dataset(name, self._context()))
+
+    def create_task(self, name: str) -> str:
+        """Describe one task on its dataset; returns the description's path, relative to the data root."""
+        from mml_ray.prepare.create import create_task
+
+        with warnings_as_messages(log):
+            return self.fm.stored(create_task(name, self._context()))
+
+    def _source(self) -> dict[str, Any]:
+        content = OmegaConf.to_container(self.cfg.get("source", OmegaConf.create({})) or OmegaConf.create({}), resolve=True)
+        assert isinstance(content, dict)
+        return {str(key): value for key, value in content.items()}
+
+    def _check_source(self, dataset: str) -> None:
+        """Raw data that is missing is found before anything starts."""
+        source = self._source()
+        if "path" not in source or self.fm.data.is_complete(dataset):
+            return
+        if not source["path"]:
+            raise MMLMisconfigurationException(f"source.path is missing: the raw data of '{dataset}', a folder or an archive.")
+        if not Path(str(source["path"])).exists():
+            raise MMLMisconfigurationException(f"source.path={source['path']}: there is no such file or folder.")
+
+    def _context(self) -> Any:
+        from mml_ray.driver import worker
+        from mml_ray.prepare.create import CreationContext
+
+        return CreationContext(
+            data_root=self.fm.data,
+            n_folds=int(self.cfg.mode.n_folds),
+            ensure_balancing=bool(self.cfg.mode.ensure_balancing),
+            source=self._source(),
+            on_broken=str(self.cfg.mode.on_broken),
+            forbid_leakage=bool(self.cfg.mode.forbid_leakage),
+            workers=worker.current_threads(),
+            progress=Reporter(self.fm),
+        )

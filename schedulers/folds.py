@@ -1,0 +1,176 @@
+"""Which folds are trained, and on what each of their models is evaluated."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
+from mml_ray.tasks.struct import TaskStruct
+from mml_ray.tasks.tags import parse
+
+if TYPE_CHECKING:
+    from mml_ray.schedulers.base import AbstractBaseScheduler
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One model: the task and the fold it is trained on, and the tasks it predicts and is tested on (``None``: its own)."""
+
+    task: str
+    fold: int
+    predict_on: tuple[str | None, ...]
+    test_on: tuple[str | None, ...]
+
+
+def units(scheduler: AbstractBaseScheduler) -> list[Unit]:
+    """The models of a run, by ``mode.cv`` and ``mode.nested``."""
+    mode, pivot = scheduler.cfg.mode, str(scheduler.pivot)
+    evaluated = eval_on(scheduler)
+    count = fold_count(scheduler, pivot) if mode.cv else 1
+    listed = []
+    for number in range(count):
+        task, fold = (f"{pivot}+nested?{number}", 0) if mode.nested else (pivot, number)
+        own: tuple[str | None, ...] = (None, pivot) if mode.nested else (None,)
+        listed.append(Unit(task, fold, tuple(evaluated) or own, tuple(evaluated) or (None,)))
+    return listed
+
+
+def fold_count(scheduler: AbstractBaseScheduler, task: str) -> int:
+    """The number of folds of a task; a tagged one is created when it is missing."""
+    from mml_ray.prepare.variants import ensure_task
+
+    ensure_task(scheduler.fm.data, task, preprocessing="none")
+    count = scheduler.fm.data.description(task).n_folds
+    if count < 2 and scheduler.cfg.mode.cv:
+        raise MMLMisconfigurationException(
+            f"Task '{task}' has {count} fold(s): cross-validation needs two. Set mode.cv=false mode.nested=false."
+        )
+    return int(count)
+
+
+def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
+    """``mode.eval_on`` as a list; empty: every model is evaluated on its own task."""
+    given = scheduler.cfg.mode.eval_on
+    names = [] if given is None else [str(given)] if isinstance(given, str) else [str(name) for name in given]
+    for name in names:
+        if name not in scheduler.cfg.task_list:
+            raise MMLMisconfigurationException(unknown_name_message("task in mode.eval_on", name, scheduler.cfg.task_list))
+    return names
+
+
+def check(scheduler: AbstractBaseScheduler) -> None:
+    """Contradictions between settings that would waste a run.
+
+    Raises:
+        MMLMisconfigurationException: no pivot; predictions without stored weights; validation data used twice.
+    """
+    cfg, mode = scheduler.cfg, scheduler.cfg.mode
+    if not scheduler.pivot:
+        raise MMLMisconfigurationException("No task to train: choose one with tasks=<option>, or pivot.name=<task>.")
+    training = "train" in scheduler.subroutines
+    evaluating = {"predict", "test"} & set(scheduler.subroutines)
+    if training and evaluating and not mode.store_parameters:
+        raise MMLMisconfigurationException(
+            f"mode.store_parameters=false, but the subroutines {sorted(evaluating)} need the weights. "
+            "remove.parameters=true deletes them once the run has succeeded."
+        )
+    if training and evaluating and cfg.get("reuse", {}).get("models", None):
+        raise MMLMisconfigurationException(
+            "reuse.models together with training and predicting in one run: leave reuse.models out, or set mode.subroutines=[predict]."
+        )
+    if cfg.trainer.get("check_val_every_n_epoch", 1) > cfg.trainer.max_epochs and mode.store_best and training:
+        raise MMLMisconfigurationException(
+            f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch} exceeds trainer.max_epochs={cfg.trainer.max_epochs}: "
+            "no epoch would be validated, so none is the best. Set mode.store_best=false."
+        )
+    if mode.nested and "+nested" in str(scheduler.pivot):
+        log.warning("The pivot %s is nested already; mode.nested=true nests it once more.", scheduler.pivot)
+    if mode.cv and not mode.nested and training:
+        _check_validation_use(scheduler)
+    if "test" in scheduler.subroutines and not mode.nested:
+        log.warning("mode.nested=false: this evaluates on the real test data of %s.", scheduler.pivot)
+
+
+def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
+    """Raises MMLMisconfigurationException if a model is to be evaluated that neither this run nor ``reuse.models`` has."""
+    if "train" in scheduler.subroutines:
+        return
+    loaded = {name: {model.fold for model in content.get("models", ())} for name, content in scheduler.fm.reusables.items()}
+    missing = [unit for unit in listed if unit.fold not in loaded.get(unit.task, ())]
+    if not missing:
+        return
+    reused = scheduler.cfg.get("reuse", {}).get("models", None)
+    where = (
+        f"reuse.models={reused} has none."
+        if reused
+        else "Load models with reuse.models=<project>, or train them in the same run."
+    )
+    rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise MMLMisconfigurationException(
+        f"There is no trained model of task '{missing[0].task}', fold {missing[0].fold}{rest}. {where} "
+        "mode.cv and mode.nested say which models are wanted: as in the training."
+    )
+
+
+def _check_validation_use(scheduler: AbstractBaseScheduler) -> None:
+    """Without nesting the validation data is what the folds are compared on: nothing may steer a training by it."""
+    callbacks = scheduler.cfg.get("cbs", None) or {}
+    stopping = [key for key, item in callbacks.items() if "monitor" in (item or {}) and "val" in str(item["monitor"])]
+    plateau = str(scheduler.cfg.lr_scheduler.get("name", None) or "").lower() in ("plateau", "reduce_on_plateau")
+    if stopping or plateau:
+        what = f"callback '{stopping[0]}'" if stopping else "lr_scheduler=plateau"
+        raise MMLMisconfigurationException(
+            f"{what} follows the validation loss, on which the folds of a plain cross-validation are compared: set mode.nested=true."
+        )
+
+
+def checked_co_tasks(chosen: list[str], listed: list[str], pivot: str) -> list[str]:
+    """The explicit co-tasks.
+
+    Raises:
+        MMLMisconfigurationException: one is not in the list, is named twice, or is the pivot.
+    """
+    for name in chosen:
+        if name not in listed:
+            raise MMLMisconfigurationException(
+                unknown_name_message("task in mode.co_tasks", name, listed, "It must be in task_list.")
+            )
+    if len(set(chosen)) < len(chosen):
+        raise MMLMisconfigurationException(f"mode.co_tasks names a task twice: {', '.join(chosen)}.")
+    if pivot in chosen:
+        raise MMLMisconfigurationException(f"mode.co_tasks names the pivot '{pivot}', which is trained anyway.")
+    return chosen
+
+
+def base_of(name: str) -> str:
+    """The name of a task without its tags."""
+    return str(parse(name).base)
+
+
+def outer_fold(task: str, fold: int) -> int:
+    """The number of the fold that this model stands for in the cross-validation: of a nested task its (last) nested fold."""
+    nested = [tag for tag in parse(task).tags if tag.name == "nested"]
+    return int(nested[-1].args[0]) if nested else fold
+
+
+def has_seen_validation(task: str, evaluated: str) -> bool:
+    """Whether the validation data of the evaluated task was training data of the model (a nested task is made out of its base)."""
+    return task != evaluated and base_of(task) == base_of(evaluated)
+
+
+def evaluated_fold(fold: int, evaluated: TaskStruct) -> int:
+    """The fold of the evaluated task: the same number if it has it, else its first."""
+    return fold if fold < max(1, evaluated.n_folds) else 0
+
+
+def check_same_kind(own: TaskStruct, evaluated: TaskStruct) -> None:
+    """Raises MMLMisconfigurationException unless both tasks have the same type and number of classes."""
+    if own.task_type != evaluated.task_type or own.num_classes != evaluated.num_classes:
+        raise MMLMisconfigurationException(
+            f"A model of '{own.name}' ({own.task_type}, {own.num_classes} classes) cannot be evaluated on '{evaluated.name}' "
+            f"({evaluated.task_type}, {evaluated.num_classes} classes)."
+        )

@@ -1,0 +1,129 @@
+"""The mode ``pp``: preprocess the images of tasks once, so that trainings read arrays instead of decoding files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.report.tables import Table
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.schedulers.reporting import Reporter
+
+if TYPE_CHECKING:
+    from mml_ray.data.options import Preprocessing
+    from mml_ray.data.preprocess import StoreSummary
+
+
+class PreprocessScheduler(AbstractBaseScheduler):
+    """Stores images (and masks) of each task, or of the pivot alone if one is given, as ``preprocessing`` says.
+
+    Safe to repeat: only what is new or changed is done. Tagged tasks need nothing of their own, their base is preprocessed.
+    """
+
+    uses_preprocessed = False  # it mends what others would refuse
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg=cfg, available_subroutines=["preprocess"])
+        if str(cfg.preprocessing.id) == "none":
+            raise MMLMisconfigurationException(
+                "preprocessing=none stores nothing: choose one, as in mml-ray pp preprocessing=size224."
+            )
+
+    def create_routine(self) -> None:
+        """One command for each task; tasks of one dataset share its files and come one after the other."""
+        from mml_ray.prepare.preprocessed import check_definition
+        from mml_ray.schedulers import components
+
+        pipeline = components.plain(self, "preprocessing").get("pipeline") or []
+        check_definition(self.fm.data, str(self.cfg.preprocessing.id), pipeline)
+        last: dict[str, Handle] = {}
+        for task in self._tasks():
+            dataset = str(self.fm.data.header(task).relative_root)
+            last[dataset] = self.add(self.preprocess, task, after=[last[dataset]] if dataset in last else [])
+
+    def _tasks(self) -> list[str]:
+        """The untagged tasks to be preprocessed."""
+        from mml_ray.tasks.tags import parse
+
+        listed = [str(name) for name in self.cfg.task_list]
+        if self.pivot:
+            others = [name for name in listed if name != self.pivot]
+            if others:
+                print(f"Only the pivot {self.pivot} is preprocessed; pivot.name=false takes all tasks.")
+            listed = [str(self.pivot)]
+        bases = list(dict.fromkeys(parse(name).base for name in listed))
+        if any(name not in bases for name in listed):
+            print("Tagged tasks use the stored images of the task they are made from.")
+        return bases
+
+    def prepare_exp(self) -> None:
+        """No structs: tagged variants are made by the modes that use them."""
+        self.after_preparation_hook()
+
+    def preprocess(self, name: str) -> dict[str, Any]:
+        """Bring the stored images of one task up to date; returns what was done, and the description's path."""
+        from mml_ray.data.cache import is_store
+        from mml_ray.data.datamodule import STORE_FOLDER
+        from mml_ray.data.options import Preprocessing
+        from mml_ray.prepare.preprocessed import is_described, write_definition
+        from mml_ray.schedulers import components
+
+        root, chosen = self.fm.data, Preprocessing.of(components.plain(self, "preprocessing"))
+        dataset = str(root.header(name).relative_root).rpartition("DSET_")[2]
+        folder = root.dataset_path(dataset, chosen.id) / STORE_FOLDER
+        with root.locked(f"PP_{chosen.id}_{dataset}"):
+            root.refresh()
+            write_definition(root, chosen.id, chosen.pipeline)
+            described = is_described(root, name, chosen.id)
+            if described and not is_store(folder):
+                print(f"Task {name} is there already in {chosen.id}, as image files; they are used as they are.")
+                return {"task": name, "written": 0, "kept": 0, "bytes": 0, "description": ""}
+            summary = self._store(name, folder, chosen)
+            if summary.written or not described:
+                self._describe(name, folder, chosen)
+        path = self.fm.stored(root.description_path(name, chosen.id))
+        return {"task": name, "written": summary.written, "kept": summary.kept, "bytes": summary.size, "description": path}
+
+    def _store(self, name: str, folder: Path, chosen: Preprocessing) -> StoreSummary:
+        from mml_ray.data.preprocess import store_arrays
+        from mml_ray.driver import worker
+        from mml_ray.prepare.preprocessed import raw_description
+        from mml_ray.schedulers import components
+        from mml_ray.store.data_root import writing
+
+        with writing(folder):
+            return store_arrays(
+                raw_description(self.fm.data, name),
+                self.fm.data_path / self.fm.data.header(name).relative_root,
+                folder=folder,
+                preprocessing=chosen,
+                loaders={str(key): str(value) for key, value in components.plain(self, "loaders").items()},
+                workers=worker.current_threads(),
+                progress=Reporter(self.fm, "images"),
+            )
+
+    def _describe(self, name: str, folder: Path, chosen: Preprocessing) -> None:
+        from mml_ray.data.cache import ArrowReader
+        from mml_ray.driver import worker
+        from mml_ray.prepare.preprocessed import describe_preprocessed
+
+        reader = ArrowReader(folder)
+        describe_preprocessed(
+            self.fm.data,
+            name,
+            preprocessing=chosen.id,
+            image_of=lambda entry: reader.array(int(reader.rows([entry])[0])),
+            workers=worker.current_threads(),
+        )
+
+    def summary_tables(self) -> list[Table]:
+        """What was done for each task."""
+        rows = [
+            [done["task"], str(done["written"]), str(done["kept"]), f"{done['bytes'] / 2**20:.1f}"]
+            for done in self.results(self.preprocess)
+        ]
+        columns = ["task", "arrays written", "were there", "MiB of its dataset"]
+        return [Table(f"Preprocessed with {self.cfg.preprocessing.id}", columns, rows)] if rows else []

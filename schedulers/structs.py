@@ -1,0 +1,168 @@
+"""The task structs that one command works with, and what it changed on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError, unknown_name_message
+from mml_ray.store.artifacts import ModelStorage
+from mml_ray.store.manager import MMLFileManager
+from mml_ray.tasks.struct import TaskStruct
+
+#: configuration routes for which a model has losses and metrics of its own
+_WITH_DEFAULTS = ("cls", "mlcls", "seg", "reg")
+
+
+class StructBook:
+    """Hands out structs, one object for each name until the next :meth:`reset`, and remembers how each looked at first."""
+
+    def __init__(self) -> None:
+        self._structs: dict[str, TaskStruct] = {}
+        self._paths: dict[str, dict[str, Any]] = {}
+        self._models: dict[str, set[str]] = {}
+
+    def reset(self) -> None:
+        """The next :meth:`get` reads everything anew."""
+        self._structs.clear()
+        self._paths.clear()
+        self._models.clear()
+
+    def get(self, name: str, manager: MMLFileManager, *, preprocessing: str) -> TaskStruct:
+        """The struct of a task with everything committed so far attached to it; tagged variants are created when missing.
+
+        Raises:
+            TaskNotFoundError: neither the task nor the base of a tagged one is there.
+        """
+        if name in self._structs:
+            return self._structs[name]
+        struct = _fresh(name, manager, preprocessing)
+        reused = manager.reusables.get(name, {})
+        state = manager.task_state(name)
+        struct.paths.update({key: path for key, path in reused.items() if key != "models"})
+        struct.paths.update({key: manager.absolute(path) for key, path in state["paths"].items()})
+        struct.models.extend(reused.get("models", []))
+        known = {storage.path for storage in struct.models}
+        fresh = [path for path in map(manager.absolute, state["models"]) if path not in known]
+        struct.models.extend(ModelStorage.load(path, manager.results_path) for path in fresh)
+        self._structs[name] = struct
+        self._paths[name] = dict(struct.paths)
+        self._models[name] = {str(model.path) for model in struct.models}
+        return struct
+
+    def deltas(self, manager: MMLFileManager) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What was changed since the structs were handed out: set paths and appended models by task; updates by model storage.
+
+        Raises:
+            MMLMisconfigurationException: a model was attached that is not stored, or a value that is no path.
+        """
+        structs: dict[str, Any] = {}
+        updates: dict[str, Any] = {}
+        for name, struct in self._structs.items():
+            set_paths = {
+                key: manager.stored(_path(name, key, value))
+                for key, value in struct.paths.items()
+                if self._paths[name].get(key) != value
+            }
+            removed = [key for key in self._paths[name] if key not in struct.paths]
+            if removed:
+                raise MMLMisconfigurationException(
+                    f"Path key(s) {removed} were deleted from the struct of '{name}'; keys can only be set."
+                )
+            appended = [
+                _stored_model(name, model, manager) for model in struct.models if str(model.path) not in self._models[name]
+            ]
+            if set_paths or appended:
+                structs[name] = {"set_paths": set_paths, "append_models": appended}
+            for model in struct.models:
+                if str(model.path) in self._models[name] and (change := model.change(manager.results_path)):
+                    updates[manager.stored(model.path)] = change
+        return structs, {**manager.model_updates, **updates}
+
+
+def check_tasks(names: list[str], manager: MMLFileManager) -> None:
+    """Refuse names of which neither the task nor the base is in the data root.
+
+    Raises:
+        TaskNotFoundError: names the nearest tasks that are there.
+        UnknownNameError: an unknown tag.
+    """
+    from mml_ray.tasks.tags import parse
+
+    there = manager.data.index()
+    for name in names:
+        if name not in there and parse(name).base not in there:
+            hint = "Create it first: mml-ray create tasks=... (mml-ray info lists what is there)."
+            raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
+
+
+def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
+    """Refuse stored images that are not what ``cfg.preprocessing`` says.
+
+    Raises:
+        MMLMisconfigurationException: other steps. DataError: of an older version of the task.
+    """
+    from mml_ray.prepare.preprocessed import check_preprocessed
+
+    content = OmegaConf.to_container(cfg.preprocessing, resolve=True)
+    assert isinstance(content, dict)
+    names = [str(name) for name in cfg.task_list]
+    check_preprocessed(manager.data, names, preprocessing=str(content["id"]), pipeline=content.get("pipeline") or [])
+
+
+def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
+    """Refuse task types of a plugin for which the configuration has no losses, no metrics, or no loader of the target.
+
+    Raises:
+        MMLMisconfigurationException: names the missing key and the options that have it; or a type that cannot be trained at all.
+    """
+    from mml_ray.tasks.tags import parse
+
+    for name in names:
+        header = manager.data.header(name if name in manager.data.index() else parse(name).base)
+        route = header.task_type.route
+        needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
+        targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]
+        for group, key in [*needed, *(("loaders", target) for target in targets[:1])]:
+            if group in cfg and key not in cfg[group]:
+                raise MMLMisconfigurationException(
+                    f"Task '{name}' is a {header.task_type.value} task, and the configuration has no {group}.{key}. {_hint(group, key)}"
+                )
+
+
+def _hint(group: str, key: str) -> str:
+    """How to get a key of a group."""
+    from mml_ray.composition.tree import config_tree
+
+    options = config_tree().groups.get(f"{group}/{key}", [])
+    if options:
+        return f"Add one of its options, as in +{group}/{key}={options[0]} (there are {', '.join(options)})."
+    return f"Choose an option of {group} that has it, or add it: +{group}.{key}=..."
+
+
+def _fresh(name: str, manager: MMLFileManager, preprocessing: str) -> TaskStruct:
+    from mml_ray.prepare.variants import ensure_task
+
+    ensure_task(manager.data, name, preprocessing=preprocessing)
+    struct: TaskStruct = manager.data.struct(name, preprocessing)
+    return struct
+
+
+def _path(task: str, key: str, value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise MMLMisconfigurationException(
+            f"struct.paths['{key}'] of '{task}' was set to {type(value).__name__}: store the object under a path from "
+            "fm.construct_saving_path(...) and attach that path."
+        )
+    return Path(value)
+
+
+def _stored_model(task: str, model: ModelStorage, manager: MMLFileManager) -> str:
+    if model.path is None or not Path(model.path).exists():
+        raise MMLMisconfigurationException(
+            f"A model was attached to the struct of '{task}' before it was stored; call its store() first."
+        )
+    return manager.stored(model.path)

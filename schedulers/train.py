@@ -1,0 +1,265 @@
+"""The modes ``train``, ``predict`` and ``test``: one model for each fold, all folds side by side."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
+from mml_ray.report.tables import Table, score_table
+from mml_ray.schedulers import components, structs
+from mml_ray.schedulers import folds as fold_plan
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.seeding import keyed_seed
+from mml_ray.store.artifacts import ModelStorage
+from mml_ray.store.pipeline import PipelineCfg
+from mml_ray.tasks.struct import TaskStruct
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class TrainingScheduler(AbstractBaseScheduler):
+    """Trains the pivot task (``train``), writes predictions (``predict``), evaluates (``test``).
+
+    With ``mode.cv`` one model for each fold; with ``mode.nested`` each fold in turn is the test data of a tagged task
+    ``<pivot>+nested?<k>`` whose remaining data is split into as many folds again.
+    """
+
+    gpu_commands = frozenset({"train_fold", "predict_fold", "test_task"})
+    prefers_ray = True
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg=cfg, available_subroutines=["train", "predict", "test"])
+        self.co_tasks: list[str] = []
+        self.task_weights: list[float] | None = None
+
+    # -- the plan --------------------------------------------------------------------------------------------------------------------
+    def create_routine(self) -> None:
+        """Trains first in the list; a fold is predicted and tested as soon as its own training has committed."""
+        fold_plan.check(self)
+        self.co_tasks = self._chosen_co_tasks()
+        self.task_weights = self._chosen_weights()
+        if "train" in self.subroutines:
+            structs.check_linked(self.cfg, self.fm, [str(self.pivot), *self.co_tasks])
+        units = fold_plan.units(self)
+        fold_plan.check_models(self, units)
+        self._extend_task_list([unit.task for unit in units])
+        trained: dict[int, Handle] = {}
+        if "train" in self.subroutines:
+            for number, unit in enumerate(units):
+                trained[number] = self.add(self.train_fold, unit.task, unit.fold, after=[])
+        predicted: dict[int, Handle] = {}
+        for number, unit in enumerate(units):
+            before = [trained[number]] if number in trained else []
+            for evaluated in unit.predict_on if "predict" in self.subroutines else ():
+                previous = [predicted[number]] if number in predicted else before
+                predicted[number] = self.add(self.predict_fold, unit.task, unit.fold, evaluated, after=previous)
+        for number, unit in enumerate(units):
+            before = [handle[number] for handle in (trained, predicted) if number in handle][-1:]
+            for evaluated in unit.test_on if "test" in self.subroutines else ():
+                before = [self.add(self.test_task, unit.task, unit.fold, evaluated, after=before)]
+
+    def _extend_task_list(self, names: list[str]) -> None:
+        self.cfg.task_list = list(dict.fromkeys([*self.cfg.task_list, *names]))
+
+    def _chosen_co_tasks(self) -> list[str]:
+        """The other tasks of a multi-task training; random ones are a function of the run's seed."""
+        total = self.cfg.mode.multitask
+        if not total:
+            return []
+        if isinstance(total, bool) or int(total) < 2:
+            raise MMLMisconfigurationException(f"mode.multitask={total}: false, or the number of tasks in all (at least 2).")
+        pivot = str(self.pivot)
+        chosen = self.cfg.mode.co_tasks
+        if chosen != "random":
+            return fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
+        candidates = [name for name in self.cfg.task_list if fold_plan.base_of(name) != fold_plan.base_of(pivot)]
+        wanted = int(total) - 1
+        if len(candidates) < wanted:
+            raise MMLMisconfigurationException(
+                f"mode.multitask={total} needs {wanted} other task(s), but task_list has only {len(candidates)}: {', '.join(candidates) or 'none'}."
+            )
+        return random.Random(keyed_seed(self.cfg.get("seed", 0) or 0, "co_tasks", pivot)).sample(sorted(candidates), wanted)
+
+    def _chosen_weights(self) -> list[float] | None:
+        weights = self.cfg.mode.task_weights
+        if weights is None:
+            return None
+        if len(weights) != 1 + len(self.co_tasks):
+            raise MMLMisconfigurationException(
+                f"mode.task_weights has {len(weights)} weights for {1 + len(self.co_tasks)} tasks (pivot first): {[self.pivot, *self.co_tasks]}."
+            )
+        return [float(weight) for weight in weights]
+
+    # -- commands --------------------------------------------------------------------------------------------------------------------
+    def train_fold(self, task: str, fold: int) -> dict[str, Any]:
+        """Train one model; stores pipeline, weights and model description. Returns its score and the metrics of its last epoch."""
+        from mml_ray.training.fit import fit
+
+        struct = self.get_struct(task)
+        listed = [struct, *(self.get_struct(name) for name in self.co_tasks)]
+        with self._pipeline(struct):
+            datamodule = self.create_datamodule(listed, fold)
+            model = self.create_model(listed, self.task_weights)
+            monitor = (f"val/{task}/loss", "min") if self.cfg.mode.store_best else None
+            trainer = self.create_trainer(monitor=monitor, metrics_callback=True)
+            self.before_training_hook(datamodule, model, trainer, fold, task)
+            self.lightning_tune(trainer, model, datamodule)
+            fitted = fit(model, datamodule, trainer, task=task)
+            self.after_training_hook(datamodule, model, trainer, fold, task)
+            storage = self._store_model(struct, fold, model, fitted)
+        struct.models.append(storage)
+        return {"score": fitted.score, "epochs": fitted.epochs, "metrics": fitted.metrics[-1] if fitted.metrics else {}}
+
+    def before_training_hook(
+        self, datamodule: LightningDataModule, model: LightningModule, trainer: Trainer, fold: int, task_name: str
+    ) -> None:
+        """Called right before a training starts; derived modes change the model here."""
+
+    def after_training_hook(
+        self, datamodule: LightningDataModule, model: LightningModule, trainer: Trainer, fold: int, task_name: str
+    ) -> None:
+        """Called right after a training ended, before anything is stored."""
+
+    def predict_fold(self, task: str, fold: int, eval_on: str | None = None) -> dict[str, int]:
+        """Predict TEST, VAL and UNLABELLED of a task (default: its own) with the model of a fold; returns the rows by split.
+
+        A model that was nested out of the evaluated task has seen that task's validation data: that part is left out.
+        """
+        from mml_ray.training.predict import predict, store_predictions
+
+        own, evaluated, storage = self._loaded(task, fold, eval_on)
+        splits = ["TEST", "UNLABELLED"] if fold_plan.has_seen_validation(task, evaluated.name) else ["TEST", "VAL", "UNLABELLED"]
+        model = self.create_model([own], load_parameters=storage.parameters)
+        datamodule = self.create_datamodule(evaluated, fold_plan.evaluated_fold(fold, evaluated))
+        table = predict(
+            model,
+            datamodule,
+            self.create_trainer(),
+            task=own.name,
+            evaluated=evaluated.name,
+            splits=splits,
+            fold=fold,
+            tta=components.plain(self, "tta"),
+        )
+        number = fold_plan.outer_fold(task, fold)
+        path = self.fm.construct_saving_path(
+            table, "predictions", task_name=evaluated.name, file_name=f"preds-fold-{number}.parquet"
+        )
+        store_predictions(table, path)
+        storage.predictions[evaluated.name] = path
+        return {split: sum(1 for value in table.column("split").to_pylist() if value == split) for split in splits}
+
+    def test_task(self, task: str, fold: int, eval_on: str | None = None) -> dict[str, float]:
+        """Evaluate the model of a fold on the test split of a task (default: its own); returns and stores the metrics."""
+        from mml_ray.training.predict import test
+
+        own, evaluated, storage = self._loaded(task, fold, eval_on)
+        model = self.create_model([own], load_parameters=storage.parameters)
+        datamodule = self.create_datamodule(evaluated, fold_plan.evaluated_fold(fold, evaluated))
+        tta = components.plain(self, "tta")
+        metrics = test(model, datamodule, self.create_trainer(), task=own.name, evaluated=evaluated.name, tta=tta)
+        storage.metrics.append(metrics)
+        return metrics
+
+    # -- parts of commands -----------------------------------------------------------------------------------------------------------
+    def _loaded(self, task: str, fold: int, eval_on: str | None) -> tuple[TaskStruct, TaskStruct, ModelStorage]:
+        own = self.get_struct(task)
+        evaluated = own if eval_on in (None, task) else self.get_struct(str(eval_on))
+        fold_plan.check_same_kind(own, evaluated)
+        return own, evaluated, self._newest_model(own, fold)
+
+    def _newest_model(self, struct: TaskStruct, fold: int) -> ModelStorage:
+        fitting = [model for model in struct.models if model.fold == fold]
+        if not fitting:
+            raise TaskNotFoundError(
+                f"There is no trained model of task '{struct.name}', fold {fold}. Train it first, or load models with reuse.models=<project>."
+            )
+        newest: ModelStorage = max(fitting, key=lambda model: (str(model.created), str(model.path)))
+        if newest.parameters is None or not newest.parameters.exists():
+            raise TaskNotFoundError(
+                f"The model {newest.path} has no weights (mode.store_parameters=false, or they were removed): it can neither predict nor be tested."
+            )
+        return newest
+
+    def _store_model(self, struct: TaskStruct, fold: int, model: LightningModule, fitted: Any) -> ModelStorage:
+        from mml_ray.models.checkpoint import save_weights
+
+        pipeline = PipelineCfg.from_cfg(OmegaConf.to_container(self.cfg, resolve=False), _standard_keys(self.cfg))
+        pipeline_path = self.fm.construct_saving_path(pipeline, "pipeline", task_name=struct.name)
+        pipeline.store(pipeline_path)
+        parameters = None
+        if self.cfg.mode.store_parameters:
+            model.load_state_dict(fitted.best_state if self.cfg.mode.store_best else fitted.last_state)
+            parameters = self.fm.construct_saving_path(model, "parameters", task_name=struct.name)
+            save_weights(model, parameters)  # type: ignore[arg-type]  # create_model makes nothing else
+        storage = ModelStorage(
+            pipeline=pipeline_path,
+            parameters=parameters,
+            performance=fitted.score if math.isfinite(fitted.score) else None,
+            training_time=fitted.seconds,
+            task=struct.name,
+            fold=fold,
+            metrics=list(fitted.metrics),
+        )
+        path = self.fm.construct_saving_path(storage, "models", task_name=struct.name, file_name=f"fold_{fold}.json")
+        storage.store(path, results_root=self.fm.results_path)
+        return storage
+
+    def _pipeline(self, struct: TaskStruct) -> Any:
+        """The context in which the blueprint of a task (``mode.use_blueprint``) replaces parts of the configuration."""
+        import contextlib
+
+        if not self.cfg.mode.use_blueprint:
+            return contextlib.nullcontext()
+        if "blueprint" not in struct.paths:
+            raise MMLMisconfigurationException(
+                f"mode.use_blueprint=true, but task '{struct.name}' has none: load one with reuse.blueprint=<project>."
+            )
+        keys = [key for key in self.cfg.mode.pipeline_keys if key not in ("mode", "preprocessing")]
+        return PipelineCfg.load(struct.paths["blueprint"], keys).activate(self.cfg)
+
+    def summary_tables(self) -> list[Table]:
+        """The folds' scores and, if they were tested, their metrics on the test data."""
+        tables = []
+        trained = [_training_row(entry["params"], entry["result"]) for entry in self.fm.results("train_fold")]
+        if trained:
+            tables.append(score_table("Training", ["task", "fold"], trained))
+        tested = [_test_row(entry["params"], entry["result"]) for entry in self.fm.results("test_task")]
+        if tested:
+            tables.append(score_table("Test", ["model of", "fold", "evaluated on"], tested))
+        return tables
+
+    # -- the end -----------------------------------------------------------------------------------------------------------------------
+    def before_finishing_hook(self) -> None:
+        """The return value of the run: the mean score of all folds."""
+        scores = [result["score"] for result in self.results(self.train_fold) if result["score"] is not None]
+        finite = [score for score in scores if math.isfinite(score)]
+        if finite:
+            self.return_value = sum(finite) / len(finite)
+        if len(finite) < len(scores):
+            log.warning("%d of %d folds ended without a finite score.", len(scores) - len(finite), len(scores))
+
+
+def _training_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    return [str(params[0]), str(params[1])], {"validation_loss": result["score"], "epochs": result["epochs"]}
+
+
+def _test_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What the bootstrap gave stays in the model's description: a table of all of it could not be read."""
+    task, fold, evaluated = params
+    metrics = {name.rpartition("/")[2]: value for name, value in result.items()}
+    shown = {name: value for name, value in metrics.items() if not name.endswith(("_std", "_mean"))}
+    return [str(task), str(fold), str(evaluated or "its own test data")], shown
+
+
+def _standard_keys(cfg: DictConfig) -> list[str]:
+    keys = "arch augmentations cbs loss lr_scheduler mode optimizer peft preprocessing sampling trainer tta tune".split()
+    return [key for key in keys if key in cfg]

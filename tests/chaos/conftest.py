@@ -1,0 +1,43 @@
+"""One Ray head for the chaos tests, in a process of its own: drivers join it, so that their death does not end it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.lab import REPOSITORY
+
+_HEAD = """
+import sys
+from mml_ray.driver.on_ray import RayOptions, RaySession
+session = RaySession(RayOptions(num_cpus=2))
+print("address", session.address, flush=True)
+sys.stdin.read()
+session.close()
+"""
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[str]:
+    """The address of a Ray with two CPUs whose workers find the scheduler of these tests."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HEAD],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    address = next((line.split()[1] for line in lines if line.startswith("address")), "")
+    assert address, "Ray did not start"
+    yield address
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()

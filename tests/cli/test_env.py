@@ -1,0 +1,62 @@
+"""The env file: found, read, never stronger than the shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mml_ray import env
+from mml_ray.errors import MMLMisconfigurationException
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_is_optional() -> None:
+    environ: dict[str, str] = {}
+    assert env.load(environ) is None
+    assert environ == {}
+
+
+def test_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "mml.env").write_text("# comment\nexport MML_DATA_PATH='/a b'\nMML_RESULTS_PATH=${MML_DATA_PATH}/r # behind\n")
+    environ: dict[str, str] = {}
+    assert env.load(environ) == Path("mml.env")
+    assert environ == {"MML_DATA_PATH": "/a b", "MML_RESULTS_PATH": "/a b/r"}
+
+
+def test_the_named_file_wins_and_the_shell_wins_over_it(tmp_path: Path) -> None:
+    (tmp_path / "mml.env").write_text("MML_DATA_PATH=/wrong\n")
+    named = tmp_path / "other.env"
+    named.write_text("export MML_DATA_PATH=/file\nexport MML_RESULTS_PATH=/file\n")
+    environ = {"MML_ENV_PATH": str(named), "MML_DATA_PATH": "/shell"}
+    assert env.load(environ) == named
+    assert (environ["MML_DATA_PATH"], environ["MML_RESULTS_PATH"]) == ("/shell", "/file")
+
+
+def test_a_named_file_that_is_not_there() -> None:
+    with pytest.raises(MMLMisconfigurationException, match="MML_ENV_PATH=/no/file: there is no such file"):
+        env.load({"MML_ENV_PATH": "/no/file"})
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mml.env").write_text("export A=1\nexport B='open\nexport C=2\n")
+    with pytest.raises(MMLMisconfigurationException, match=r"mml.env, line 2: cannot read 'export B="):
+        env.load({})
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "mml.env").write_bytes(b"\xff\xfe\x00A")
+    with pytest.raises(MMLMisconfigurationException, match="mml.env cannot be read"):
+        env.load({})
+
+
+def test_configs_path(tmp_path: Path) -> None:
+    assert env.configs_path({}) is None
+    assert env.configs_path({"MML_CONFIGS_PATH": "DEFAULT_CONF_PATH"}) is None
+    assert env.configs_path({"MML_CONFIGS_PATH": "."}) == tmp_path
+    with pytest.raises(MMLMisconfigurationException, match="there is no such folder.*mml-ray-copy-conf"):
+        env.configs_path({"MML_CONFIGS_PATH": "/no/folder"})

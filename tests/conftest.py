@@ -1,0 +1,99 @@
+"""What all tests share: a clean environment, folders of their own, and torchvision beside a torch without CUDA."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: variables that a user's machine may set and that would change what is tested
+FOREIGN = ("MML_", "RAY_ADDRESS", "KAGGLE_", "NO_COLOR", "COLUMNS")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is imported: no settings of the user, no token files of Ray."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "MML_RAY_TEST_DATA"]:
+        del os.environ[name]
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    if _torchvision_is_for_cuda():
+        sys.meta_path.insert(0, _DeclareOperators())
+
+
+@pytest.fixture
+def extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm, smp and torchvision can be imported: from the environment, or from the folder that ``make`` puts them into."""
+    folder = Path(sys.prefix) / "extras"
+    if folder.is_dir():
+        monkeypatch.syspath_prepend(str(folder))
+        if "torchvision" not in sys.modules and _torchvision_is_for_cuda():
+            monkeypatch.setattr(sys, "meta_path", [_DeclareOperators(), *sys.meta_path])
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Variables that a test sets (an env file does) are gone after it."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """An empty data root."""
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def results_root(tmp_path: Path) -> Path:
+    """An empty results root."""
+    path = tmp_path / "results"
+    path.mkdir()
+    return path
+
+
+# -- Ray ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[Any]:
+    """The one local Ray of the test session: two CPUs and two pretended GPUs."""
+    from mml_ray.driver.on_ray import RayOptions, RaySession
+
+    session = RaySession(RayOptions(num_cpus=2, num_gpus=2))
+    yield session
+    session.close()
+
+
+# -- torchvision beside a torch without CUDA ---------------------------------------------------------------------------
+# The registry's torchvision is built for CUDA. Beside a CPU-only torch its compiled part does not load, and its import ends with
+# "operator torchvision::nms does not exist". Two declared schemas are enough for what timm and smp need of it.
+class _DeclareOperators(importlib.abc.MetaPathFinder):
+    """Declares the operators just before torchvision is imported; finds nothing itself."""
+
+    library: Any = None
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
+        if fullname == "torchvision" and type(self).library is None:
+            import torch
+
+            library = torch.library.Library("torchvision", "DEF")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            type(self).library = library  # the schemas live as long as this object
+
+
+def _torchvision_is_for_cuda() -> bool:
+    """Whether torch here knows no CUDA and torchvision does; a matching pair must be left alone."""
+    if importlib.util.find_spec("torchvision") is None or sys.platform != "linux":
+        return False
+    torch_version, vision_version = (importlib.metadata.version(name) for name in ("torch", "torchvision"))
+    return torch_version.endswith("+cpu") and not vision_version.endswith("+cpu")

@@ -1,0 +1,265 @@
+"""The loop's failure policy, with an executor and a store that do what the test says. No Ray, no disk."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mml_ray.driver import executor as executor_module
+from mml_ray.driver.command import CommandSpec, Outcome, Status
+from mml_ray.driver.executor import FailurePolicy, Interrupt, RunSummary, run_plan
+from mml_ray.driver.graph import Board, Entry, build_plan
+
+Script = Callable[[CommandSpec, int], Any]
+
+
+class FakeStore:
+    """Counts attempts; commits what it gets, once; raises what ``full`` holds first."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.commits: list[str] = []
+        self.failures: list[dict[str, Any]] = []
+        self.said: dict[str, dict[str, Any]] = {}
+        self.full: list[OSError] = []
+        self.answers: dict[str, str] = {}
+        self.stop_requested = False
+
+    def start(self, requests: list[dict[str, Any]]) -> list[int]:
+        for request in requests:
+            self.attempts[request["command"]] += 1
+        return [self.attempts[request["command"]] for request in requests]
+
+    def commit(self, outcomes: list[dict[str, Any]]) -> list[dict[str, str]]:
+        if self.full:
+            raise self.full.pop()
+        answers = []
+        for outcome in outcomes:
+            status = self.answers.pop(outcome["command"], "committed")
+            if status == "committed":
+                self.commits.append(outcome["command"])
+            answers.append({"command": outcome["command"], "status": status, "reason": "because the test says so"})
+        return answers
+
+    def fail(self, failures: list[dict[str, Any]]) -> None:
+        self.failures += failures
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        return self.said
+
+    def request_stop(self) -> None:
+        self.stop_requested = True
+
+
+class FakeExecutor:
+    """Every attempt ends at the next wait as the script says; ``hang`` never ends unless aborted or stopped."""
+
+    def __init__(self, script: Script, *, window: int = 4) -> None:
+        self.window, self.node = window, "fake"
+        self.script = script
+        self.flying: list[tuple[CommandSpec, int]] = []
+        self.ended: list[Outcome] = []
+        self.aborted: list[str] = []
+        self.most = 0
+        self.when: dict[str, list[float]] = defaultdict(list)
+
+    def submit(self, spec: CommandSpec, attempt: int) -> None:
+        self.when[spec.name].append(time.monotonic())
+        self.flying.append((spec, attempt))
+        self.most = max(self.most, len(self.flying))
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        done, kept = self.ended, []
+        self.ended = []
+        for spec, attempt in self.flying:
+            status: Any = self.script(spec, attempt)
+            if status == "hang":
+                kept.append((spec, attempt))
+            else:
+                done.append(Outcome(spec.key, attempt, status, error={"message": f"{status} it was"}))
+        self.flying = kept
+        if not done:
+            time.sleep(0.01)
+        return done
+
+    def _end(self, status: Status, keys: list[str]) -> None:
+        for spec, attempt in list(self.flying):
+            if spec.key in keys:
+                self.flying.remove((spec, attempt))
+                self.ended.append(Outcome(spec.key, attempt, status, error={"message": status}))
+
+    def stop(self, *, force: bool) -> None:
+        self._end("interrupted", [spec.key for spec, _ in self.flying])
+
+    def abort(self, key: str) -> str:
+        self.aborted.append(key)
+        self._end("stalled", [key])
+        return "stack: here"
+
+    def close(self) -> None:
+        pass
+
+
+class Notes:
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+        self.notes: list[str] = []
+
+    def event(self, spec: CommandSpec, state: str, detail: str = "") -> None:
+        self.events.append((spec.name, state, detail))
+
+    def tick(self, *_: Any) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def _run(
+    entries: list[Entry], script: Script, *, store: FakeStore | None = None, interrupt: Interrupt | None = None, **policy: Any
+) -> tuple[RunSummary, FakeStore, FakeExecutor, Notes]:
+    store, executor, notes = store or FakeStore(), FakeExecutor(script), Notes()
+    policy.setdefault("backoff", 0.01)
+    board = Board(build_plan(entries, scheduler="s"))
+    summary = run_plan(board, store, executor, policy=FailurePolicy(**policy), display=notes, interrupt=interrupt or Interrupt())
+    return summary, store, executor, notes
+
+
+CHAIN = [Entry("a", [0], after=[]), Entry("b", [0], after=[0]), Entry("c", [0], after=[])]
+
+
+def test_everything_commits_once() -> None:
+    summary, store, _, _ = _run(CHAIN, lambda *_: "done")
+    assert (summary.exit_code, summary.committed, sorted(store.attempts.values())) == (0, 3, [1, 1, 1])
+    assert len(set(store.commits)) == 3
+
+
+def test_a_lost_worker_is_retried_up_to_the_limit_with_growing_pauses() -> None:
+    summary, store, executor, _ = _run(
+        CHAIN, lambda spec, _: "lost" if spec.name == "a" else "done", retries_system=3, backoff=0.02
+    )
+    assert summary.exit_code == 1
+    (key,) = summary.failures
+    assert store.attempts[key] == 4
+    gaps = [later - earlier for earlier, later in zip(executor.when["a"], executor.when["a"][1:], strict=False)]
+    assert gaps[0] >= 0.02 and gaps[1] >= 0.04 and gaps[2] >= 0.08
+    assert [failure["reason"] for failure in store.failures] == ["lost"] * 4
+
+
+def test_a_lost_worker_that_comes_back_leaves_no_trace_in_the_exit_code() -> None:
+    summary, store, _, _ = _run(CHAIN, lambda spec, attempt: "oom" if attempt < 3 else "done")
+    assert summary.exit_code == 0 and set(store.attempts.values()) == {3}
+
+
+def test_an_exception_is_not_retried_and_skips_only_what_depends_on_it() -> None:
+    summary, store, _, notes = _run(CHAIN, lambda spec, _: "failed" if spec.name == "a" else "done")
+    assert summary.exit_code == 1 and summary.committed == 1
+    assert len(summary.skipped) == 1 and summary.skipped[0].startswith("b--")
+    assert store.attempts[next(iter(summary.failures))] == 1
+    assert any("1 command(s)" in note for note in notes.notes)
+
+
+def test_retries_exception_counts_apart_from_system_failures() -> None:
+    def script(spec: CommandSpec, attempt: int) -> Status:
+        return "failed" if attempt in (1, 3) else "lost" if attempt == 2 else "done"
+
+    summary, _, _, _ = _run([Entry("a", [])], script, retries_exception=2, retries_system=1)
+    assert summary.exit_code == 0
+
+
+def test_the_retries_of_a_command_go_before_those_of_the_run() -> None:
+    summary, store, _, _ = _run([Entry("a", [], retries=1)], lambda *_: "failed")
+    assert set(store.attempts.values()) == {2} and summary.exit_code == 1
+
+
+def test_on_failure_stop_starts_nothing_more() -> None:
+    entries = [Entry("a", [n], after=[]) for n in range(20)]
+    summary, store, _, _ = _run(entries, lambda spec, _: "failed" if spec.params == (0,) else "done", stop_on_failure=True)
+    assert summary.exit_code == 1 and len(store.attempts) < 20
+
+
+def test_a_conflict_fails_the_command_and_a_refusal_retries_it() -> None:
+    store = FakeStore()
+    plan = build_plan([Entry("a", [])], scheduler="s")
+    store.answers[plan.commands[0].key] = "conflict"
+    summary, _, _, _ = _run([Entry("a", [])], lambda *_: "done", store=store)
+    assert summary.exit_code == 1 and "because the test says so" in next(iter(summary.failures.values())).error["message"]
+    store = FakeStore()
+    store.answers[plan.commands[0].key] = "refused"
+    summary, store, _, _ = _run([Entry("a", [])], lambda *_: "done", store=store)
+    assert summary.exit_code == 0 and set(store.attempts.values()) == {2}
+
+
+def test_interrupt_once_stops_politely_with_130_and_what_ran_may_be_continued() -> None:
+    interrupt = Interrupt()
+
+    def script(spec: CommandSpec, _: int) -> Any:
+        interrupt()
+        return "hang"
+
+    summary, store, executor, _ = _run([Entry("a", [n]) for n in range(9)], script, interrupt=interrupt)
+    assert summary.exit_code == 130 and store.stop_requested and not summary.failures
+    assert executor.most <= 4 and len(store.attempts) <= 4
+
+
+def test_a_full_disk_at_the_commit_pauses_and_loses_nothing() -> None:
+    store = FakeStore()
+    store.full = [OSError(errno.ENOSPC, "No space left on device")] * 2
+    summary, store, _, notes = _run([Entry("a", [])], lambda *_: "done", store=store)
+    assert summary.exit_code == 0 and store.commits and set(store.attempts.values()) == {1}
+    assert sum("Paused" in note for note in notes.notes) == 1, "said once"
+
+
+def test_another_error_of_the_store_is_not_swallowed() -> None:
+    store = FakeStore()
+    store.full = [OSError(errno.EIO, "I/O error")]
+    with pytest.raises(OSError, match="I/O error"):
+        _run([Entry("a", [])], lambda *_: "done", store=store)
+
+
+def test_low_space_pauses_before_a_command_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    free = iter([10, 10, 10, 1000, 1000])
+    monkeypatch.setattr(executor_module, "_free_bytes", lambda path: next(free, 1000))
+    began = time.monotonic()
+    summary, _, executor, notes = _run([Entry("a", [])], lambda *_: "done", min_free_bytes=100, watch=(tmp_path,))
+    assert summary.exit_code == 0
+    assert [note.split(":")[0] for note in notes.notes] == ["Paused", "Space is free again"]
+    assert executor.when["a"][0] > began
+
+
+def test_a_disk_that_is_full_in_a_command_does_not_count_as_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary, _, _, _ = _run([Entry("a", [])], lambda _, attempt: "disk" if attempt < 6 else "done", backoff_limit=0.1)
+    assert summary.exit_code == 0
+
+
+def test_a_command_without_sign_of_life_is_ended_and_retried() -> None:
+    store = FakeStore()
+    plan = build_plan([Entry("a", [])], scheduler="s")
+    store.said = {plan.commands[0].key: {"epoch": 1}}
+    summary, store, executor, notes = _run(
+        [Entry("a", [])],
+        lambda _, attempt: "hang" if attempt == 1 else "done",
+        store=store,
+        stall_timeout=0.3,
+    )
+    assert summary.exit_code == 0 and len(executor.aborted) == 1
+    assert any("no sign of life" in note and "stack: here" in note for note in notes.notes)
+    assert [failure["reason"] for failure in store.failures] == ["stalled"]
+
+
+def test_a_command_that_is_still_queued_has_not_stalled() -> None:
+    calls: list[int] = []
+
+    def script(spec: CommandSpec, attempt: int) -> Any:
+        calls.append(1)
+        return "hang" if len(calls) < 150 else "done"
+
+    summary, _, executor, _ = _run([Entry("a", [])], script, stall_timeout=0.2)
+    assert summary.exit_code == 0 and not executor.aborted

@@ -1,0 +1,257 @@
+"""What a user may get wrong: exit code 2, one clear message, no traceback, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mml_ray import cli
+from tests.integration.harness import Place, commits, journal
+
+pytestmark = pytest.mark.timeout(120)
+LOOK = ("info", "sys.executor=inline", "mode.subroutines=[tasks]")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Two empty roots."""
+    return Place(tmp_path / "data", tmp_path / "results")
+
+
+@pytest.fixture
+def trained_on(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A data root with digits, and empty results; also for calls in this process."""
+    place = Place(digits, tmp_path / "results")
+    for name in ("DATA", "RESULTS"):
+        monkeypatch.setenv(f"MML_{name}_PATH", str(getattr(place, name.lower())))
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+def _pictures(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True)
+    for index in range(number):
+        image = np.random.default_rng(index).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+
+
+def _refused(code: int, output: str, *said: str) -> None:
+    assert code == 2, output
+    assert "Traceback" not in output, output
+    for text in said:
+        assert re.search(text, output), f"{text} not in: {output}"
+
+
+# -- raw data ------------------------------------------------------------------------------------------------------------
+def test_a_truncated_image_is_named_and_refused_or_skipped(place: Place, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        _pictures(tmp_path / "pets" / name, 10)
+    broken = tmp_path / "pets" / "cat" / "7.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    arguments = ("create", "tasks=from_folder", f"source.path={tmp_path / 'pets'}", "source.name=pets")
+    code, output = place.call(*arguments)
+    _refused(code, output, r"cat/7\.png", "mode.on_broken=skip", "Its log: ")
+    code, output = place.call(*arguments, "mode.on_broken=skip")
+    assert code == 0 and re.search(r"cat/7\.png", output) and "is ready" in output, output
+    code, output = place.call(*LOOK)
+    assert re.search(r"pets +classification +2 +19 .*24 x 24", output), output
+
+
+def test_a_class_with_fewer_samples_than_folds_is_named(place: Place, tmp_path: Path) -> None:
+    _pictures(tmp_path / "pets" / "cat", 10)
+    _pictures(tmp_path / "pets" / "axolotl", 3)
+    arguments = ("create", "tasks=from_folder", f"source.path={tmp_path / 'pets'}", "source.name=pets")
+    code, output = place.call(*arguments)
+    _refused(code, output, r"axolotl.*: 3", "mode.n_folds", "mode.ensure_balancing=false")
+    code, output = place.call(*arguments, "mode.n_folds=3")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [((), "source.path is missing"), (("source.path=nowhere",), r"source\.path=.*nowhere: there is no such")],
+)
+def test_raw_data_that_is_not_there_is_found_before_the_start(place: Place, given: tuple[str, ...], said: str) -> None:
+    code, output = place.call("create", "tasks=from_folder", "source.name=pets", *given)
+    _refused(code, output, said)
+    assert not place.results.exists()
+
+
+# -- places that cannot be written ---------------------------------------------------------------------------------------
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that not even root can write to."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield folder
+        folder.chmod(0o700)
+        return
+    commands = (["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)], ["chattr", "+i", str(folder)])
+    undo = (["umount", str(folder)], ["chattr", "-i", str(folder)])
+    for command, back in zip(commands, undo, strict=True):
+        if shutil.which(command[0]) and subprocess.run(command, capture_output=True).returncode == 0:
+            yield folder
+            subprocess.run(back, check=True)
+            return
+    pytest.skip("root here may neither mount nor make a folder immutable, so nothing is read-only for it")
+
+
+def test_a_data_root_without_write_permission_is_named(place: Place, read_only: Path) -> None:
+    code, output = place.call("create", "tasks=digits", f"data_dir={read_only}")
+    _refused(code, output, re.escape(str(read_only)), "Read-only|not permitted|Permission denied", "MML_DATA_PATH")
+    code, output = place.call(*LOOK, f"data_dir={read_only}")
+    assert code == 0 and "No tasks" in output, "looking needs no permission to write"
+
+
+def test_a_results_root_without_write_permission_is_named(place: Place, read_only: Path) -> None:
+    code, output = place.call(*LOOK, f"out_dir={read_only}")
+    _refused(code, output, re.escape(str(read_only)), "Read-only|not permitted|Permission denied")
+
+
+def test_a_results_root_on_a_full_disk_is_named(place: Place, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount")
+    if (
+        not mounted
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode
+    ):
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with pytest.raises(OSError, match="No space"):
+            (disk / "filler").write_bytes(b"x" * 2**20)
+        code, output = place.call(*LOOK, f"out_dir={disk}")
+        _refused(code, output, re.escape(str(disk)), "No space left on device", "Free some space")
+        (disk / "filler").unlink()
+        code, output = place.call(*LOOK, f"out_dir={disk}", "sys.min_free_disk_gb=0")
+        assert code == 0, output
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place) -> None:
+    """As with a quota: the limit on the size of files is hit while the run writes."""
+    process = subprocess.run(
+        [sys.executable, "-m", "mml_ray", *LOOK],
+        env=place.environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
+    _refused(process.returncode, process.stdout + process.stderr, re.escape(str(place.results)), "File too large")
+
+
+# -- settings that contradict one another, before anything starts -----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train tasks=digits preprocessing=size225", r"'size225'.*size224"),
+        ("train tasks=digits preprocessing.id=mine", r"id 'mine'.*name of the file"),
+        ("train task_list=[digts] pivot.name=digts", r"Unknown task 'digts'.*digits"),
+        ("train task_list=[digits]", r"No task to train.*pivot\.name"),
+        ("train tasks=digits mode.subroutines=[]", r"mode\.subroutines is empty.*predict"),
+        ("train tasks=digits mode.subroutines=[trian]", r"'trian'.*train"),
+        ("train tasks=digits mode.store_parameters=false mode.subroutines=[train,predict]", r"store_parameters=false.*predict"),
+        ("train tasks=digits mode.nested=false callbacks=early", r"'early'.*mode\.nested=true"),
+        ("train tasks=digits mode.nested=false lr_scheduler=plateau", r"plateau.*mode\.nested=true"),
+        ("train tasks=digits mode.multitask=3", r"mode\.multitask=3 needs 2 other"),
+        ("train tasks=digits mode.multitask=2 mode.co_tasks=[dogits]", r"'dogits'.*digits"),
+        ("train tasks=digits mode.task_weights=[1,2]", r"2 weights for 1"),
+        ("train tasks=digits mode.eval_on=dogits", r"'dogits'.*digits"),
+        ("train tasks=digits resources.train_fold.num_gpus=99", r"train_fold.*99 GPU.*no node can hold"),
+        ("train tasks=digits resources.trainfold.num_cpus=1", r"'trainfold'.*train_fold"),
+        ("train tasks=digits trainer.max_epochs=-3", r"max_epochs=-3.*from 1"),
+        ("train tasks=digits arch.name=resnet1888", r"'resnet1888'.*resnet18"),
+        ("train tasks=digits optimizer.lrr=1", r"'optimizer\.lrr'.*optimizer\.lr"),
+        ("predict tasks=digits", r"no trained model.*reuse\.models"),
+        ("predict tasks=digits reuse.models=nothing", r"Unknown project 'nothing'"),
+        ("train tasks=digits continue=latest", r"has no run"),
+        ("continue=2020-01-01/00-00-00-000000", r"has no run"),
+        ("runs show nothing --results .", r"Unknown run 'nothing'"),
+        ("runs list --results nowhere", r"no results root"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_before_the_start(
+    trained_on: Place, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    code = cli.main(arguments.split())
+    captured = capsys.readouterr()
+    _refused(code, captured.err, said)
+    assert captured.err.count("mml-ray: error:") == 1
+    assert not list(trained_on.results.rglob("journal.jsonl"))
+
+
+# -- a run that is continued ------------------------------------------------------------------------------------------------
+@pytest.fixture
+def looked(place: Place) -> Place:
+    """A project ``look`` with one finished run."""
+    code, output = place.call(*LOOK, "proj=look")
+    assert code == 0, output
+    return place
+
+
+def _unfinish(run_dir: Path, *, torn: bytes = b"") -> None:
+    """Cut the journal off after the first command's commit, as a kill would; ``torn``: what stands of the next line."""
+    lines = (run_dir / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    last = next(n for n, line in enumerate(lines) if json.loads(line).get("op") == "committed" and b"show_tasks" in line)
+    (run_dir / "journal.jsonl").write_bytes(b"".join(lines[: last + 1]) + torn)
+
+
+def test_a_torn_last_line_of_the_journal_is_forgiven(looked: Place) -> None:
+    run_dir = looked.run_dir("look")
+    _unfinish(run_dir, torn=b'{"crc":"0123abcd","seq":7,"op":"attempt_sta')
+    code, output = looked.call("continue=latest", "proj=look")
+    assert code == 0 and "committed already" in output, output
+    assert set(commits(run_dir).values()) == {1}
+    assert journal(run_dir)[-1]["op"] == "run_finished"
+
+
+def test_a_torn_middle_line_is_a_clear_error_and_nothing_is_overwritten(looked: Place) -> None:
+    path = looked.run_dir("look") / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2][:40] + b"\n", *lines[3:]]))
+    before = path.read_bytes()
+    code, output = looked.call("continue=latest", "proj=look")
+    _refused(code, output, re.escape(f"{path}, line 3"), "Nothing was changed", "backup")
+    assert path.read_bytes() == before
+    code, output = looked.call("runs", "show", "look")
+    _refused(code, output, "line 3", "broken")
+
+
+def test_what_is_computed_cannot_be_changed_by_continuing(looked: Place) -> None:
+    _unfinish(looked.run_dir("look"))
+    code, output = looked.call("info", "proj=look", "continue=latest", "seed=7")
+    _refused(code, output, r"seed=7 cannot be changed.*42", "resources")
+    code, output = looked.call("info", "proj=look", "continue=2020-01-01/00-00-00-000000")
+    _refused(code, output, "Unknown run", looked.run_dir("look").name, "continue=latest")
+
+
+def test_latest_is_the_newest_run_of_the_mode_and_looking_does_not_count(looked: Place, tmp_path: Path) -> None:
+    _pictures(tmp_path / "pets" / "cat", 4)
+    _pictures(tmp_path / "pets" / "axolotl", 1)
+    source = ("tasks=from_folder", f"source.path={tmp_path / 'pets'}", "source.name=pets")
+    code, output = looked.call("create", *source, "proj=look", "mode.n_folds=2")
+    assert code == 2, output
+    created = looked.run_dir("look")
+    code, output = looked.call(*LOOK, "proj=look")
+    assert code == 0 and looked.run_dir("look") != created
+    code, output = looked.call("continue=latest", "proj=look")
+    assert code == 2 and str(created) in output and "axolotl" in output
+    code, output = looked.call("info", "continue=latest", "proj=look")
+    assert code == 0 and str(looked.run_dir("look")) in output and "nothing is left to do" in output
+    code, output = looked.call("train", "continue=latest", "proj=look")
+    _refused(code, output, "no run of mode train, only of: create, info")
