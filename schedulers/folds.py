@@ -43,8 +43,9 @@ def fold_count(scheduler: AbstractBaseScheduler, task: str) -> int:
     """The number of folds of a task; a tagged one is created when it is missing."""
     from mml_ray.prepare.variants import ensure_task
 
-    ensure_task(scheduler.fm.data, task, preprocessing="none")
-    count = scheduler.fm.data.description(task).n_folds
+    preprocessing = str(scheduler.cfg.preprocessing.id)
+    ensure_task(scheduler.fm.data, task, preprocessing=preprocessing)
+    count = scheduler.fm.data.description(task, preprocessing).n_folds
     if count < 2 and scheduler.cfg.mode.cv:
         raise MMLMisconfigurationException(
             f"Task '{task}' has {count} fold(s): cross-validation needs two. Set mode.cv=false mode.nested=false."

@@ -121,8 +121,9 @@ def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str])
     """
     from mml_ray.tasks.tags import parse
 
+    preprocessing = str(cfg.preprocessing.id)
     for name in names:
-        header = manager.data.header(name if name in manager.data.index() else parse(name).base)
+        header = manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
         route = header.task_type.route
         needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
         targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]

@@ -46,9 +46,10 @@ def main() -> None:
         call([*train, "proj=inline", "sys.executor=inline"], folder)
         call([*train, "proj=ray", "sys.executor=ray", "sys.num_cpus=2"], folder)
         inline, folds = seconds_of(folder, "inline")
-        side_by_side, _ = seconds_of(folder, "ray")
+        side_by_side, beside = seconds_of(folder, "ray")
         print(f"four folds, inline, one thread: {inline:.1f} s (one fold {min(folds):.1f} to {max(folds):.1f} s)")
-        print(f"four folds, two slots of one thread: {side_by_side:.1f} s; ratio {side_by_side / inline:.2f}")
+        print(f"four folds, two slots of one thread: {side_by_side:.1f} s (one fold {min(beside):.1f} to {max(beside):.1f} s)")
+        print(f"ratio {side_by_side / inline:.3f}")
 
 
 if __name__ == "__main__":

@@ -358,6 +358,7 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
     assert here.root.description("own", "size32").n_folds == 4
     shutil.rmtree(here.data / "RAW")
     here.run(*TRAIN, "mode.cv=false", "mode.nested=false", "trainer.max_epochs=1")
+    here.run("--plan", *TRAIN, "mode.cv=true", "mode.nested=false")
     for mode in ("info", "clean"):
         here.run(mode, "task_list=[own]", "preprocessing=size32", INLINE)
     assert re.search(r"own +classification +2 +24 +4 +32 x 32 .* not checked", capsys.readouterr().out)

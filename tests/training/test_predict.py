@@ -137,8 +137,8 @@ def test_foreign_files_and_kinds_are_refused(tmp_path: Path) -> None:
     store_predictions(pa.table({"a": [1]}), tmp_path / "y")
     with pytest.raises(DataError, match="is no prediction file"):
         load_predictions(tmp_path / "y")
-    with pytest.raises(MMLMisconfigurationException, match="no prediction table for 'kp'"):
-        prediction_schema("kp", {})
+    with pytest.raises(MMLMisconfigurationException, match="no prediction table for 'unheard'"):
+        prediction_schema("unheard", {})
 
 
 def test_png_is_lossless() -> None:
