@@ -198,7 +198,7 @@ class Session:
 
     # -- the run ---------------------------------------------------------------------------------------------------------------------
     def _drive(self, plan: Plan, store: Any, nodes: list[Node], display: PlainDisplay, stack: contextlib.ExitStack) -> RunSummary:
-        context = AttemptContext(seed=_seed(self.cfg), log_folder=self.paths.logs, node="")
+        context = AttemptContext(seed=_seed(self.cfg), log_folder=self.paths.logs)
         committed = set(store.committed())
         self._frame(PREPARE, 0, store, context, repeated=PREPARE in committed)
         executor = self._executor(plan, store, nodes, context)

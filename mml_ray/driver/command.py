@@ -116,6 +116,9 @@ class Outcome:
     models_update: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    #: where it ran; empty: nobody knows, as of one that was killed
+    node: str = ""
+    pid: int = 0
     #: the exception itself, where the attempt ran in this process
     exception: BaseException | None = field(default=None, repr=False, compare=False)
 
@@ -129,7 +132,7 @@ class Outcome:
 
     def to_commit(self) -> dict[str, Any]:
         """The part of it that ``RunStore.commit`` takes."""
-        names = ("command", "attempt", "result", "artifacts", "structs", "models_update", "seconds")
+        names = ("command", "attempt", "result", "artifacts", "structs", "models_update", "seconds", "node", "pid")
         return {name: getattr(self, name) for name in names}
 
 

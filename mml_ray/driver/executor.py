@@ -325,13 +325,15 @@ def run_plan(
 
 def _failure_record(outcome: Outcome) -> dict[str, Any]:
     message = outcome.error.get("message", "")
-    return {"command": outcome.command, "attempt": outcome.attempt, "reason": outcome.status, "message": message[:2000]}
+    where = {"node": outcome.node, "pid": outcome.pid}
+    return {"command": outcome.command, "attempt": outcome.attempt, "reason": outcome.status, "message": message[:2000], **where}
 
 
 def _not_committed(outcome: Outcome, answer: Mapping[str, str]) -> Outcome:
     status = "lost" if answer["status"] == "refused" else "failed"
     error = {"type": "StructConflictError" if status == "failed" else "FencedError", "message": answer["reason"], "traceback": ""}
-    return Outcome(outcome.command, outcome.attempt, status, error=error, seconds=outcome.seconds)  # type: ignore[arg-type]
+    place = {"seconds": outcome.seconds, "node": outcome.node, "pid": outcome.pid}
+    return Outcome(outcome.command, outcome.attempt, status, error=error, **place)  # type: ignore[arg-type]
 
 
 def _free_bytes(path: Path) -> int:

@@ -223,7 +223,7 @@ class RayExecutor:
         requests: list[Resources],
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.node = "ray"
+        self.node = ""  # each outcome says where it ran
         self._check = check
         self._slots = max((slots(nodes, request) for request in requests), default=1)
         self.window = _QUEUE + self._slots

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import platform
 import random
 import sys
 import time
@@ -28,7 +30,6 @@ class AttemptContext:
 
     seed: int | None
     log_folder: Path
-    node: str = ""
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ def run_attempt(
                 pulse.end()
             _running.pop()
             workload.forget()
-    outcome.seconds = time.monotonic() - started
+    outcome.seconds, outcome.node, outcome.pid = time.monotonic() - started, platform.node(), os.getpid()
     return outcome
 
 

@@ -24,6 +24,11 @@ class NotCommitted(Exception):
         self.status, self.reason = status, reason
 
 
+def where(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The node and the process of an attempt, if its outcome tells."""
+    return {"node": str(outcome["node"]), "pid": int(outcome.get("pid") or 0)} if outcome.get("node") else {}
+
+
 @dataclass
 class Decision:
     """The answer to one outcome, and the fields of its ``committed`` operation (``None``: nothing to write)."""
@@ -100,6 +105,7 @@ class Decider:
             "models_update": updates,
             "seconds": round(seconds, 3),
             "at": self.at,
+            **where(outcome),
         }
 
     def _artifact(self, attempt: Attempt, item: Mapping[str, Any]) -> dict[str, Any]:

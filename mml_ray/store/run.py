@@ -19,7 +19,7 @@ from mml_ray.errors import CommandError, FencedError, JournalError, MMLError, St
 from mml_ray.failpoints import failpoint
 from mml_ray.store import journal, model_updates, opening, reserving
 from mml_ray.store.cleaning import Cleaner
-from mml_ray.store.commits import Decider, finish_blockers
+from mml_ray.store.commits import Decider, finish_blockers, where
 from mml_ray.store.inspection import RunInfo, find_runs, pending_updates, read_run, verify
 from mml_ray.store.journal import Journal, Operation
 from mml_ray.store.lease import Lease
@@ -229,7 +229,7 @@ class RunStore(RunView):
         operations: list[Operation] = [("committed", item.fields) for item in decisions if item.fields is not None]
         for outcome, item in zip(outcomes, decisions, strict=True):
             if item.status == "conflict":
-                operations.append(_failure(item.command, outcome["attempt"], item.status, item.reason))
+                operations.append(_failure(item.command, outcome["attempt"], item.status, item.reason, where(outcome)))
         if operations:
             failpoint("commit.before_append")
             self._append(operations, durable=True)
@@ -248,16 +248,18 @@ class RunStore(RunView):
             self._unprojected.setdefault(path, []).append(change)
 
     def fail(self, failures: Sequence[Mapping[str, Any]]) -> None:
-        """Attempts that ended without a commit: ``[{"command", "attempt", "reason", "message"}]``. One that is not running is
-        left as it is.
+        """Attempts that ended without a commit: ``[{"command", "attempt", "reason", "message", "node", "pid"}]``; without the last
+        two, the place is the one it last reported from. One that is not running is left as it is.
         """
         self._writable()
         operations = []
         for item in failures:
             current = self.state.current(str(item["command"]))
             if current is not None and current.number == item["attempt"] and current.status == "running":
-                operations.append(_failure(current.command, current.number, str(item["reason"]), str(item.get("message", ""))))
-                self._progress.pop(current.command, None)
+                said = self._progress.pop(current.command, {})
+                place = where(item) or where({"node": said.get("host"), "pid": said.get("pid")})
+                reason, message = str(item["reason"]), str(item.get("message", ""))
+                operations.append(_failure(current.command, current.number, reason, message, place))
         if operations:
             self._append(operations, durable=False)
             failpoint("fail.after_append")
@@ -349,5 +351,6 @@ class RunStore(RunView):
             raise journal.failure(what, error.filename or self.paths.run_dir, error) from error
 
 
-def _failure(command: str, attempt: int, reason: str, message: str) -> Operation:
-    return "attempt_failed", {"command": command, "attempt": attempt, "reason": reason, "message": message, "at": opening.now()}
+def _failure(command: str, attempt: int, reason: str, message: str, place: Mapping[str, Any]) -> Operation:
+    fields = {"command": command, "attempt": attempt, "reason": reason, "message": message, "at": opening.now(), **place}
+    return "attempt_failed", fields

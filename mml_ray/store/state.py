@@ -43,6 +43,10 @@ class Attempt:
         """It ended without a commit."""
         self.status, self.reason, self.message, self.ended = "failed", reason, message, at
 
+    def ran(self, op: Mapping[str, Any]) -> None:
+        """Where, if the record of its end knows better than that of its start."""
+        self.node, self.pid = op.get("node", self.node), op.get("pid", self.pid)
+
     def reservation(self, path: str) -> Reservation | None:
         """The reservation of this stored path."""
         return next((item for item in self.reserved if item.path == path), None)
@@ -228,6 +232,7 @@ class RunState:
         command = op["command"]
         attempt = self.attempts[command][op["attempt"] - 1]
         attempt.status, attempt.ended = "committed", op["at"]
+        attempt.ran(op)
         self.commits[command] = {name: op[name] for name in _COMMIT_FIELDS}
         for item in op["artifacts"]:
             self.artifacts[item["path"]] = {**item, "command": command}
@@ -238,7 +243,9 @@ class RunState:
                 self._models.setdefault(task, []).append((command, index, path))
 
     def _on_attempt_failed(self, op: Mapping[str, Any]) -> None:
-        self.attempts[op["command"]][op["attempt"] - 1].fail(op["reason"], op["message"], op["at"])
+        attempt = self.attempts[op["command"]][op["attempt"] - 1]
+        attempt.fail(op["reason"], op["message"], op["at"])
+        attempt.ran(op)
 
     def _on_run_finished(self, op: Mapping[str, Any]) -> None:
         self.status, self.ended = op["status"], op["at"]

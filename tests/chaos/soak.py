@@ -79,7 +79,9 @@ class Soak:
             if code == 0:
                 break
             assert starts < 30, f"{lab.data.parent}: not done after {starts} starts:\n{driver.output()}"
-        self.said(f"round {self.rounds}: {shape.where}, width {shape.width}, {starts} start(s); killed so far: {dict(self.killed)}")
+        self.said(
+            f"round {self.rounds}: {shape.where}, width {shape.width}, {starts} start(s); killed so far: {dict(self.killed)}"
+        )
         assert outcome(lab) == self._undisturbed(shape), f"{lab.data.parent}: not as undisturbed"
 
     def _kill(self, victim: psutil.Process) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -201,6 +202,15 @@ def test_what_a_command_says_is_in_its_log_and_shown_with_its_name(arena: Arena)
         assert said in log
     shown = [line for line in ran.shown.splitlines() if "printed words" in line]
     assert len(shown) == 1 and shown[0].lstrip().startswith("talk loud"), ran.shown
+
+
+def test_the_journal_names_node_and_process_of_each_attempt(arena: Arena) -> None:
+    ran = arena.run(Work(), [Entry("look", [1]), Entry("fail", [False])], policy=FailurePolicy(backoff=0.05))
+    ends = ran.of("committed") + ran.of("attempt_failed")
+    assert len(ends) == 2 and {line["node"] for line in ends} == {platform.node()}
+    assert ends[0]["pid"] == ran.results[0]["pid"] and ends[1]["pid"] > 0
+    attempts = read_run(ran.run_dir).attempts.values()
+    assert {(item.node, item.pid) for (item,) in attempts} == {(line["node"], line["pid"]) for line in ends}
 
 
 def test_an_exception_comes_back_once_with_its_traceback(arena: Arena) -> None:

@@ -98,6 +98,38 @@ def test_kill_9_of_the_driver_while_a_fold_trains_then_continue(place: Place) ->
     assert code == 0 and "nothing is left to do" in output
 
 
+def test_kill_9_inside_an_epoch_then_continue_with_other_loader_workers(place: Place) -> None:
+    one = (*TRAIN, "mode.cv=false", "mode.nested=false", "mode.subroutines=[train,predict]", "sampling.batch_size=16")
+    one += ("trainer.max_epochs=2", "augmentations=basic", "trainer.checkpoint_every_minutes=0.01", "sys.executor=inline")
+    code, output = place.call(*one, "proj=whole", "num_workers=0")
+    assert code == 0, output
+    process = place.start(*one, "proj=inside", "num_workers=1")
+    wait_for(lambda: (place.results / "inside" / "runs").exists(), seconds=60, what="the run folder")
+    run_dir = place.run_dir("inside")
+    wait_for(lambda: _within(run_dir) > 3, seconds=120, what="a checkpoint inside an epoch")
+    kill(process)
+    assert _within(run_dir) > 3
+    code, output = place.call("train", "proj=inside", "continue=latest", "num_workers=2")
+    assert code == 0, output
+    (log,) = (run_dir / "logs").glob("train_fold--*.log")
+    assert re.search(r"goes on after epoch \d, batch [1-9]", log.read_text())
+    whole, inside = (files(place.results / project) for project in ("whole", "inside"))
+    same = [name for name in whole if name.startswith(("PARAMETERS", "PREDICTIONS"))]
+    assert len(same) > 1 and [name for name in same if inside.get(name) != whole[name]] == []
+    metrics = [json.loads(_model(place, project).read_text())["metrics"] for project in ("whole", "inside")]
+    assert metrics[0] and metrics[0] == metrics[1]
+
+
+def _within(run_dir: Path) -> int:
+    """Batches of the epoch that the newest checkpoint lies in."""
+    return max([0, *(int(json.loads(path.read_text())["batch"]) for path in run_dir.glob("CHECKPOINTS/*/checkpoint-*.json"))])
+
+
+def _model(place: Place, project: str) -> Path:
+    (path,) = (place.results / project / "MODELS").rglob("*.json")
+    return path
+
+
 def test_kill_9_of_a_worker_is_retried_from_its_checkpoint(place: Place) -> None:
     process = place.start(*TRAIN, "proj=worker", "sys.executor=ray")
     wait_for(lambda: (place.results / "worker" / "runs").exists(), seconds=60, what="the run folder")

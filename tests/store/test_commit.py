@@ -78,6 +78,18 @@ def test_a_failure_reported_late_changes_nothing(world: World) -> None:
     assert [item["status"] for item in store.attempts()["c0"]] == ["committed"]
 
 
+def test_where_an_attempt_ended_is_known_also_of_one_that_was_killed(world: World) -> None:
+    store = world.planned(3)
+    attempts = [start(store, key) for key in ("c0", "c1", "c2")]
+    store.report(attempts[1], {"host": "far", "pid": 7})
+    store.commit([outcome(attempts[0], node="there", pid=5)])
+    store.fail([{**attempt, "reason": "lost", "message": ""} for attempt in attempts[1:]])
+    store.close()
+    known = world.open().state.attempts
+    found = [(item.node, item.pid) for key in ("c0", "c1", "c2") for item in known[key]]
+    assert found == [("there", 5), ("far", 7), ("here", 1)], "the last never said where it was"
+
+
 def test_a_command_that_has_committed_may_be_repeated_but_never_commits_again(world: World) -> None:
     store = world.planned(1)
     done(store, "c0", "first")

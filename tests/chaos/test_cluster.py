@@ -1,0 +1,114 @@
+"""Ray itself goes wrong: messages that fail or come late, and a cluster of two nodes of which one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.chaos.lab import REPOSITORY, Lab, again_and_again, outcome
+from tests.integration.harness import journal
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
+
+_CLUSTER = """
+import json, sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1)
+raylets = [node.all_processes["raylet"][0].process.pid for node in (cluster.head_node, other)]
+print("cluster", json.dumps({"address": cluster.address, "head": raylets[0], "other": raylets[1]}), flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+#: every kind of message between Ray's processes: one in twenty-five never sent, sent and unanswered, or answered in vain
+_FAILING = {"*": {"num_failures": -1, "req_failure_prob": 1, "resp_failure_prob": 1, "in_flight_failure_prob": 1}}
+
+
+@dataclass(frozen=True)
+class TwoNodes:
+    """A Ray of two nodes with one CPU each, in processes of their own: its address, and the raylets' process ids."""
+
+    address: str
+    head: int
+    other: int
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """What to say on the command line."""
+        return ("sys.executor=ray", f"sys.address={self.address}", "sys.retries.system=20")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
+    log = tmp_path / "cluster.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CLUSTER],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdin is not None and process.stdout is not None
+    line = next((line for line in iter(process.stdout.readline, "") if line.startswith("cluster ")), "")
+    assert line, log.read_text()[-2000:]
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    yield TwoNodes(**json.loads(line.removeprefix("cluster ")))
+    process.stdin.close()
+    try:
+        process.wait(timeout=60)
+    finally:
+        for member in family:  # what a killed raylet has left
+            if member.is_running():
+                member.kill()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
+    again_and_again(lab, "sys.executor=inline")
+    return outcome(lab)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab.at(tmp_path)
+
+
+def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
+    gates = {name: lab.go_wrong(name, "gate") for name in ("fit_0", "fit_1")}
+    process = lab.start(*lab.next(), *nodes.joined, RAY_AUTH_MODE="disabled")
+    parents = {name: psutil.Process(lab.gate(name)).ppid() for name in gates}
+    assert set(parents.values()) == {nodes.head, nodes.other}, "one command on each node"
+    os.kill(nodes.other, signal.SIGKILL)
+    for gate in gates.values():
+        gate.unlink()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    failed = [(line["command"].split("--")[0], line["reason"]) for line in journal(lab.run) if line["op"] == "attempt_failed"]
+    assert failed == [("fit", "lost")], "the command of that node, and no other"
+    assert outcome(lab) == undisturbed
+
+
+@pytest.mark.parametrize("delays", ["", "*=0:20000"])
+def test_messages_between_the_processes_of_ray_fail_or_come_late(delays: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
+    trouble = {"RAY_testing_asio_delay_us": delays} if delays else {"RAY_testing_rpc_failure": json.dumps(_FAILING)}
+    for _ in range(5):
+        code, output = lab.call(*lab.next(), "sys.executor=ray", "sys.num_cpus=2", "sys.retries.system=20", **trouble)
+        if code == 0:
+            break
+    assert code == 0, output
+    assert outcome(lab) == undisturbed
