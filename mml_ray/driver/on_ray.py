@@ -35,6 +35,7 @@ from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
 from mml_ray.failpoints import failpoint
 from mml_ray.store.actor import StoreClient, get_beside
 from mml_ray.store.manager import MMLFileManager
+from mml_ray.store.owner import die_with_parent
 
 _PREFIX = "mml-ray-"
 #: variable by which Ray tells pools of worker processes apart
@@ -399,7 +400,7 @@ def _attempt(bundle: list[Any], tag: str, spec: CommandSpec, attempt: int) -> Ou
 
 
 def _set_up(bundle: Any, tag: str) -> None:
-    _die_with_parent()
+    die_with_parent()
     logging.getLogger("mml_ray").setLevel(logging.INFO)
     plugins.load()
     _setups.clear()
@@ -411,12 +412,3 @@ def _set_up(bundle: Any, tag: str) -> None:
     pulse = Pulse(lambda reference: teller.report(dict(reference), here))
     pulse.start()  # last: a set-up that fails must leave no thread behind
     _setups[tag] = _Setup(workload, context, pulse)
-
-
-def _die_with_parent() -> None:
-    """A worker whose raylet is killed must not live on (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

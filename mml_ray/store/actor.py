@@ -17,6 +17,7 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mml_ray.errors import MMLError
+from mml_ray.store.owner import die_with_parent
 from mml_ray.store.run import RunStore
 
 #: how long a caller waits for the actor to come back, in seconds
@@ -27,6 +28,7 @@ class _Host:
     """The actor."""
 
     def __init__(self, run_dir: str, roots: Mapping[str, str], owner: Mapping[str, Any]) -> None:
+        die_with_parent()
         self._store = RunStore.open(run_dir, roots=dict(roots), owner=dict(owner), adopt=True)
 
     def call(self, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +57,17 @@ def process_start(pid: int) -> str | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else f"time:{process.create_time():.2f}"
     except psutil.NoSuchProcess:
         return None
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when the one that started it ends: a worker or an actor whose raylet was killed must not live on,
+    for Ray starts another one elsewhere (Linux; elsewhere it may live on, and is fenced).
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

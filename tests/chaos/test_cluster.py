@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.chaos.lab import REPOSITORY, Lab, again_and_again, outcome
-from tests.integration.harness import journal
+from tests.integration.harness import journal, survivors, wait_for
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
 
@@ -30,8 +30,16 @@ print("cluster", json.dumps({"address": cluster.address, "head": raylets[0], "ot
 sys.stdin.read()
 cluster.shutdown()
 """
-#: every kind of message between Ray's processes: one in twenty-five never sent, sent and unanswered, or answered in vain
-_FAILING = {"*": {"num_failures": -1, "req_failure_prob": 1, "resp_failure_prob": 1, "in_flight_failure_prob": 1}}
+#: all messages between Ray's processes: so many of a hundred are not sent, as many answered in vain, as many believed lost on their way
+_FAILING = {
+    percent: {"*": {"num_failures": -1, **{f"{kind}_failure_prob": percent for kind in ("req", "resp", "in_flight")}}}
+    for percent in (5, 15)
+}
+#: microseconds by which some are late, those that start commands and bring their outcome among them
+_LATE = (
+    "CoreWorkerService.grpc_server.PushTask=10000:300000,CoreWorkerService.grpc_client.PushTask.OnReplyReceived=10000:300000,"
+    "NodeManagerService.grpc_server.RequestWorkerLease=10000:300000,CoreWorkerService.grpc_server.GetObjectStatus=1000:100000"
+)
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,35 @@ def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undistu
     assert outcome(lab) == undisturbed
 
 
-@pytest.mark.parametrize("delays", ["", "*=0:20000"])
-def test_messages_between_the_processes_of_ray_fail_or_come_late(delays: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
-    trouble = {"RAY_testing_asio_delay_us": delays} if delays else {"RAY_testing_rpc_failure": json.dumps(_FAILING)}
-    for _ in range(5):
-        code, output = lab.call(*lab.next(), "sys.executor=ray", "sys.num_cpus=2", "sys.retries.system=20", **trouble)
+_CHAOS = (pytest.mark.chaos, pytest.mark.slow)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_the_raylet_of_the_drivers_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
+    """Ray ends the driver then, after a while."""
+    gates = {name: lab.go_wrong(name, "gate") for name in ("fit_0", "fit_1")}
+    process = lab.start(*lab.next(), *nodes.joined, RAY_AUTH_MODE="disabled")
+    workers = [psutil.Process(lab.gate(name)) for name in gates]
+    os.kill(nodes.head, signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    wait_for(lambda: not survivors(workers), seconds=30, what="the end of the workers")
+    for gate in gates.values():
+        gate.unlink()
+    again_and_again(lab, "sys.executor=inline")
+    assert outcome(lab) == undisturbed
+
+
+@pytest.mark.parametrize(
+    "trouble", ["5 percent fail", *(pytest.param(name, marks=_CHAOS) for name in ("15 percent fail", "late"))]
+)
+def test_messages_between_the_processes_of_ray_fail_or_come_late(trouble: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
+    said = {"RAY_testing_asio_delay_us": _LATE}
+    if trouble != "late":
+        said = {"RAY_testing_rpc_failure": json.dumps(_FAILING[int(trouble.split()[0])])}
+    for _ in range(6):  # where Ray does not even start
+        code, output = lab.call(*lab.next(), "sys.executor=ray", "sys.num_cpus=2", "sys.retries.system=20", **said)
         if code == 0:
             break
     assert code == 0, output

@@ -151,6 +151,28 @@ def test_a_stall_is_seen_though_the_actor_was_killed_meanwhile(lab: Lab, ray_hea
     assert outcome(lab) == undisturbed
 
 
+def test_an_actor_and_a_driver_that_wake_up_late_write_nothing_that_counts(
+    lab: Lab, ray_head: str, undisturbed: dict[str, Any]
+) -> None:
+    lab.go_wrong("fit_0", "gate@1")  # the second attempt passes
+    first = lab.start(*lab.next(), *_joined(ray_head), "mode.seconds=0.7", RAY_AUTH_MODE="disabled")
+    lab.gate("fit_0")
+    wait_for(lambda: bool(lab.witnessed("fit 1")), seconds=30, what="the other training")
+    both = [_actor(lab), psutil.Process(first.pid)]  # each of them beats
+    for process in both:
+        process.send_signal(signal.SIGSTOP)
+    code, output = lab.fork(*lab.next(), "sys.executor=inline", "mode.seconds=0.7", ELSEWHERE="4")
+    assert code == 0, output
+    before = lab.run.joinpath("journal.jsonl").read_bytes()
+    assert outcome(lab) == undisturbed
+    for process in both:
+        process.send_signal(signal.SIGCONT)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 1 and "taken over" in output and "Traceback" not in output, output
+    assert lab.run.joinpath("journal.jsonl").read_bytes() == before
+    assert outcome(lab) == undisturbed
+
+
 def _actor(lab: Lab) -> psutil.Process:
     """The process that hosts the run store: the only one but the driver that has the journal open."""
     path = str(lab.run / "journal.jsonl")
