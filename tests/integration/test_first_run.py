@@ -99,8 +99,8 @@ def test_kill_9_of_the_driver_while_a_fold_trains_then_continue(place: Place) ->
 
 
 def test_kill_9_inside_an_epoch_then_continue_with_other_loader_workers(place: Place) -> None:
-    one = [*TRAIN, "mode.cv=false", "mode.nested=false", "mode.subroutines=[train,predict]", "sampling.batch_size=16"]
-    one += ["trainer.max_epochs=2", "augmentations=basic", "trainer.checkpoint_every_minutes=0.01", "sys.executor=inline"]
+    one = [*TRAIN, "mode.cv=false", "mode.nested=false", "mode.subroutines=[train,predict]", "sampling.batch_size=32"]
+    one += ["trainer.max_epochs=1", "augmentations=basic", "trainer.checkpoint_every_minutes=0.005", "sys.executor=inline"]
     code, output = place.call(*one, "proj=whole", "num_workers=0")
     assert code == 0, output
     process = place.start(*one, "proj=inside", "num_workers=1")
