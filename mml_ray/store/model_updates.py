@@ -6,8 +6,11 @@ from. So applying one twice changes nothing, and the committed content can still
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from mml_ray.failpoints import failpoint
 
 UPDATES = "updates"
 FIELDS = ("predictions", "append_metrics")
+#: seconds to wait for another run that changes the same folder: it may be asleep, or the file system know no locks
+PATIENCE = 5.0
 
 
 def check_delta(path: str, delta: Any) -> None:
@@ -52,6 +57,11 @@ def project(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
         DataError: the file is no model storage.
         FileNotFoundError: there is none.
     """
+    with _alone(path.parent):
+        return _add(path, entries)
+
+
+def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
     content = load(path)
     present = content.get(UPDATES, [])
     known = {(item["run"], item["command"]) for item in present}
@@ -65,6 +75,29 @@ def project(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
     atomic.write_json(path, content)
     failpoint("update.after_write")
     return True
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other run of this machine (or of a file system that shares locks) changes a file in the folder meanwhile: read, changed and
+    written at once by two, it would lose what one of them adds until that run is opened again.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> dict[str, Any]:

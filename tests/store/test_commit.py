@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import pytest
 
 from mml_ray import atomic
 from mml_ray.errors import CommandError, FencedError, PlanMismatchError, StorageError
+from mml_ray.store import model_updates
 from mml_ray.store.run import read_run, verify
 from mml_ray.store.settle import settle_artifacts
-from tests.store.world import MODELS, PARAMETERS, PLAIN, World, artifact, dead_owner, done, outcome, plan, start
+from tests.store.world import MODELS, PARAMETERS, PLAIN, World, artifact, dead_owner, done, fork, outcome, plan, start
 
 
 @pytest.fixture
@@ -378,6 +382,32 @@ def test_a_model_storage_changes_by_delta(world: World) -> None:
     assert path.read_bytes() == before, "a replay brings the changes back, once"
     path.write_bytes(before.replace(b'"fold": 0', b'"fold": 1'))
     assert "changed since c0" in verify(world.run_dir)[0]
+
+
+def test_two_runs_that_change_one_model_storage_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text("{}")
+
+    def change(run: str) -> None:
+        for number in range(60):
+            model_updates.project(path, [model_updates.entry(run, f"c{number}", number, {"append_metrics": [{"x": number}]})])
+
+    pids = [fork(partial(change, run)) for run in ("one", "other")]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    found = [(item["run"], item["position"]) for item in model_updates.load(path)["updates"]]
+    assert sorted(found) == [(run, number) for run in ("one", "other") for number in range(60)]
+
+
+def test_a_run_that_sleeps_while_it_changes_a_model_storage_does_not_stop_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mml_ray.store.model_updates.PATIENCE", 0.1)
+    path = tmp_path / "model.json"
+    path.write_text("{}")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert model_updates.project(path, [model_updates.entry("run", "c0", 0, {"append_metrics": [{"x": 1.0}]})])
+    os.close(descriptor)
 
 
 def _without_updates(path: Path) -> bytes:

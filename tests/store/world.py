@@ -260,6 +260,12 @@ class Unsynced(atomic.FileSystem):
 
 def in_child(work: Callable[[], Any]) -> int:
     """Run ``work`` in a forked child; returns how it ended: 0, its exit code, or minus the signal that killed it."""
+    _, status = os.waitpid(fork(work), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def fork(work: Callable[[], Any]) -> int:
+    """Run ``work`` in a forked child, whose process id this is, without waiting for its end."""
     pid = os.fork()
     if pid == 0:
         code = 70
@@ -268,5 +274,4 @@ def in_child(work: Callable[[], Any]) -> int:
             code = 0
         finally:
             os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    return pid
