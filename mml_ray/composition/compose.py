@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_ray import env
 from mml_ray.composition import values
+from mml_ray.composition.foresight import check_ahead
 from mml_ray.composition.names import check_names
 from mml_ray.composition.overrides import Arguments, read
 from mml_ray.composition.request import RunFlags, RunRequest
@@ -44,14 +45,16 @@ def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunReques
     rules = _rules(settings)
     values.apply(settings, arguments.values, rules, tree.groups)
     cfg = finish(settings, rules)
+    _check_project(str(cfg.proj))
     _check_preprocessing(cfg, choices)
-    if "pipeline_keys" in cfg.mode:  # a mode that trains, or uses what was trained
-        check_names(_plain(cfg))
     if cfg["continue"] and cfg.use_best_params:
         raise MMLMisconfigurationException(
             f"continue={cfg['continue']} and use_best_params={cfg.use_best_params} contradict: "
             "a run that is continued keeps its parameters. Give one of them."
         )
+    if "pipeline_keys" in cfg.mode:  # a mode that trains, or uses what was trained
+        check_names(_plain(cfg))
+        check_ahead(_plain(cfg))
     if arguments.verbose:
         flags = RunFlags(flags.plan, flags.debug, flags.auto_continue, arguments.verbose)
     return RunRequest(cfg, tuple(arguments.texts), flags, arguments.mode, choices, tuple(arguments.notices))
@@ -137,6 +140,13 @@ def _rules(settings: dict[str, Any]) -> dict[str, str]:
     scheduler = (settings.get("mode") or {}).get("scheduler") or {}
     own = str(scheduler.get("_target_", "")).startswith(_OWN_SCHEDULERS)
     return {**RULES, **MODE_RULES} if own else RULES
+
+
+def _check_project(name: str) -> None:
+    if name in ("", ".", "..") or "/" in name or name != name.strip():
+        raise MMLMisconfigurationException(
+            f"proj={name}: a project is one folder below the results root; give the name of a folder."
+        )
 
 
 def _check_preprocessing(cfg: DictConfig, choices: dict[str, str]) -> None:

@@ -71,7 +71,7 @@ RULES: dict[str, str] = {
     "resources.*.memory": "null | int>=0 | text",
     "resources.*.retries": "null | int>=0",
     "trainer.devices": "auto | int>=-1 | numbers",
-    "trainer.precision": "text",
+    "trainer.precision": "auto | 32-true | bf16-mixed | 16-mixed | bf16-true | 16-true | 64-true | bf16 | 64 | 32 | 16",
     "trainer.min_epochs": "null | int>=0",
     "trainer.max_epochs": "int>=1",
     "trainer.max_time": "null | text | map",
@@ -184,7 +184,9 @@ def _literal(text: str) -> Alternative:
     wanted: Any = {"null": None, "true": True, "false": False}.get(text, text)
 
     def function(value: Any, written: str) -> Any:
-        same = value == wanted if isinstance(wanted, str) else value is wanted
+        same = (
+            wanted in (value, written) if isinstance(wanted, str) else value is wanted
+        )  # written: 32, which is read as a number
         if same or (wanted is False and value == 0 and not isinstance(value, str)):  # 0, too, switches a thing off
             return wanted
         raise _Refused

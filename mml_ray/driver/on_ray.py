@@ -283,7 +283,7 @@ class RayExecutor:
         except ray_errors.OutOfMemoryError as error:
             return self._lost(spec, attempt, "oom", _oom_message(spec, error))
         except ray_errors.TaskCancelledError as error:
-            return self._lost(spec, attempt, "interrupted", f"cancelled: {error}")
+            return self._lost(spec, attempt, "interrupted", f"cancelled: {error}".rstrip(": "))
         except ray_errors.RayTaskError as error:  # raised around the command: a plugin that cannot be loaded, say
             described = {"type": type(error.cause).__name__, "message": str(error.cause), "traceback": str(error)}
             return Outcome(spec.key, attempt, "failed", error=described)

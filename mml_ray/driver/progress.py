@@ -18,6 +18,8 @@ from mml_ray.driver.surroundings import FAILED
 
 #: at most this many running commands are drawn
 _ROWS = 16
+#: seconds after which plain lines say where a command stands that has no epochs, or long ones: at first, and then again and again
+_FIRST, _AGAIN = 10.0, 60.0
 _MARKS = {"committed": "done", "failed": "FAILED", "retried": "again", "interrupted": "stopped", "submitted": "start"}
 _MARK_COLORS = {"committed": "32", "failed": "1;31", "retried": "33", "interrupted": "33"}
 Progress = Mapping[str, Mapping[str, Any]]
@@ -58,7 +60,9 @@ class LogTail:
 
 
 class PlainDisplay:
-    """One line for each event, and for each running command one when its epoch changes (at most every few seconds)."""
+    """One line for each event, and for each running command one when its epoch changes (at most every few seconds), and after a
+    minute in which nothing was said of it.
+    """
 
     def __init__(
         self,
@@ -108,8 +112,9 @@ class PlainDisplay:
         for key, said in running.items():
             spec = board.commands[key]
             self._drain(key, spec.title)
-            before, when = self._told.get(key, (None, 0.0))
-            if said.get("epoch") not in (None, before) and now - when > self._every:
+            before, when = self._told.setdefault(key, (None, now - _AGAIN + _FIRST))
+            new = said.get("epoch") not in (None, before) and (before is None or now - when > self._every)
+            if new or now - when >= _AGAIN:
                 self._told[key] = (said.get("epoch"), now)
                 left = self._estimate.left(board, running)
                 ahead = f"  ({said_left} in all)" if (said_left := told(left)) else ""

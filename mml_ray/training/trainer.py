@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
@@ -96,7 +97,7 @@ def create_trainer(options: TrainerOptions | None = None) -> Trainer:
     }
     try:
         trainer = Trainer(**arguments)
-    except (TypeError, ValueError, RuntimeError, ImportError) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise MMLMisconfigurationException(f"trainer: {error}") from error
     if trainer.world_size > 1 and isinstance(options.extra.get("strategy", "auto"), str):
         # Lightning would start this program again, or lose the result in the processes it starts

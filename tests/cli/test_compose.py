@@ -12,8 +12,8 @@ from mml_ray.composition.tree import PACKAGED, ConfigTree
 from mml_ray.errors import MMLMisconfigurationException
 
 TREE = ConfigTree((PACKAGED,))
-#: options whose entry comes with a later room: known to the configuration, refused by a training
-LATER = {"callbacks=stats", "callbacks=mixup", "callbacks=cutmix"}
+#: refused by a training: what is not built yet, or needs a package that may not be there
+LATER = {"peft=lora", "search_space=example", "arch=timm", "arch=smp", "augmentations=v2", "loaders=torch"}
 OPTIONS = [f"{group}={option}" for group, options in TREE.groups.items() if group != "mode" for option in options]
 #: what an option asks for, that its user must give
 NEEDS = {"tta=crop": ["tta.size=[224,224]"], "tasks=from_folder": ["source.name=a"], "tasks=from_table": ["source.name=a"]}

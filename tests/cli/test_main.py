@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -58,6 +59,15 @@ def engine_is(launch: Callable[[RunRequest], Any], monkeypatch: pytest.MonkeyPat
         ("--cfg", "--cfg job"),
         ("--help trian", "train"),
         ("train continue=latest use_best_params=x", "contradict"),
+        ("train trainer.precision=17", "32-true"),
+        ("train trainer.devices=3", "one training runs on one device"),
+        ("train proj=a/b", "a project is one folder"),
+        ("info proj=", "a project is one folder"),
+        ("train peft=lora", "not supported yet"),
+        ("train search_space=example", "not supported yet"),
+        ("train use_best_params=x", "not supported yet"),
+        ("train logging.cm=true", "not supported yet"),
+        ("train logging.samples=2", "not supported yet"),
     ],
 )
 def test_wrong_input_is_one_message_with_the_nearest_choice(
@@ -69,6 +79,25 @@ def test_wrong_input_is_one_message_with_the_nearest_choice(
     assert nearest in err
     assert "Traceback" not in out + err
     assert err.count("\n") == 1, "one message, one line"
+
+
+@pytest.mark.parametrize(
+    ("option", "package", "extra"),
+    [
+        ("arch=timm", "timm", "timm"),
+        ("arch=smp", "segmentation_models_pytorch", "smp"),
+        ("augmentations=v2", "torchvision", "timm"),
+        ("loaders=torch", "torchvision", "timm"),
+    ],
+)
+def test_a_missing_package_is_told_before_anything_starts(
+    option: str, package: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more))
+    assert cli.main(["train", "tasks=digits", option]) == 2
+    err = capsys.readouterr().err
+    assert package in err and f"pip install 'mml-ray[{extra}]'" in err and err.count("\n") == 1
 
 
 def test_debug_shows_the_traceback_and_the_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,20 @@ def test_plain_lines_of_a_run(tmp_path: Path, clock: list[float]) -> None:
     assert len(lines) == 6
 
 
+def test_plain_lines_say_once_a_minute_what_runs(clock: list[float]) -> None:
+    out, board = io.StringIO(), _board(trains=2)
+    display = PlainDisplay(out)
+    display.begin(board)
+    copying, training = _taken(board, 2)
+    for second in range(120):
+        epochs = {"epoch": 2, "epochs": 9, "step": second, "steps": 900}
+        display.tick(board, {copying: {"step": second, "steps": 900, "text": "images"}, training: epochs})
+        clock[0] += 1.0
+    steps = [int(found) for found in re.findall(r"digits 0: step (\d+)/900, images", out.getvalue())]
+    assert steps == [10, 70]
+    assert re.findall(r"digits 1: epoch 2/9, step (\d+)/900", out.getvalue()) == ["0", "60"]
+
+
 def test_a_continued_run_says_what_is_not_run_again() -> None:
     out, plan = io.StringIO(), _board(trains=3).plan
     PlainDisplay(out).begin(Board(plan, [plan.commands[0].key]))

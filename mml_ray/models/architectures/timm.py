@@ -27,13 +27,19 @@ class TimmNet(Architecture):
         return Features(self.network(images), None)
 
 
+def check_model(name: str) -> None:
+    """Raises :class:`UnknownNameError` if timm has no such model."""
+    timm = load_extra("timm", "timm", "timm")
+    if not timm.is_model(name):
+        raise UnknownNameError.of("model of arch=timm", name, timm.list_models())
+
+
 def create(params: Mapping[str, Any]) -> Architecture:
     """``name`` (default ``resnet34``), ``pretrained`` (true), ``in_channels`` (3), ``params`` for ``timm.create_model``."""
     chosen = take(params, {"name": "resnet34", "pretrained": True, "in_channels": 3, "params": {}}, "timm")
     timm = load_extra("timm", "timm", "timm")
     name, pretrained = str(chosen["name"]), bool(chosen["pretrained"])
-    if not timm.is_model(name):
-        raise UnknownNameError.of("model of arch=timm", name, timm.list_models())
+    check_model(name)
     more = dict(chosen["params"] or {})
 
     def make() -> Any:
