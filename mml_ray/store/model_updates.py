@@ -92,7 +92,7 @@ def _alone(folder: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(0.005)
+                time.sleep(0.001)
             except OSError:
                 break
         yield

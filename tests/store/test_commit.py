@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -390,6 +391,7 @@ def test_two_runs_that_change_one_model_storage_at_once_lose_nothing(tmp_path: P
 
     def change(run: str) -> None:
         for number in range(60):
+            time.sleep(0.003)
             model_updates.project(path, [model_updates.entry(run, f"c{number}", number, {"append_metrics": [{"x": number}]})])
 
     pids = [fork(partial(change, run)) for run in ("one", "other")]
