@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mml_ray.prepare.integrity import IntegrityReport
 
 
+#: at most this many classes are listed
+_CLASSES = 30
+
+
 class InfoScheduler(AbstractBaseScheduler):
     """Shows ``tasks``, ``samples`` (pictures), ``models`` and ``hpo`` studies; without a task list: all tasks of the data root."""
 
@@ -45,15 +49,25 @@ class InfoScheduler(AbstractBaseScheduler):
         names = self._names()
         reports = {name: self._integrity(name) for name in names}
         rows = [self._row(name, reports[name]) for name in names]
-        columns = ["task", "type", "classes", "samples", "folds", "height x width", "modalities", "preprocessed", "leaks"]
+        columns = ["task", "type", "classes", "samples", "folds", "size", "modalities", "preprocessed", "leaks"]
         if rows:
             Table(f"Tasks in {self.fm.data_path}", columns, rows).print()
         else:
             print(f"No tasks in {self.fm.data_path}. Create one: mml-ray create tasks=digits")
+        for name in names if self.cfg.task_list else ():
+            if (occurrences := self._occurrences(name)) is not None:
+                print(occurrences)
         for name, report in reports.items():
             for line in report.lines() if report is not None else ():
                 print(f"Task {name} leaks: {line}.")
         return names
+
+    def _occurrences(self, name: str) -> str | None:
+        """How often each class occurs in the training data, for a task that has classes."""
+        counts = self.fm.data.header(name, self._version(name)).class_occ
+        shown = [f"{label} {count}" for label, count in list(counts.items())[:_CLASSES]]
+        more = f" and {len(counts) - _CLASSES} more" if len(counts) > _CLASSES else ""
+        return f"Classes of {name}: {', '.join(shown)}{more}." if counts else None
 
     def _integrity(self, name: str) -> IntegrityReport | None:
         """What its creation found; ``None`` for a variant, and where nobody looked."""
@@ -61,10 +75,14 @@ class InfoScheduler(AbstractBaseScheduler):
 
         return stored_report(self.fm.data, name) if "+" not in name and "none" in self.fm.data.index()[name] else None
 
-    def _row(self, name: str, report: IntegrityReport | None) -> list[str]:
+    def _version(self, name: str) -> str:
+        """The preprocessing of the data that is looked at: none, unless the raw data is gone."""
         stored = self.fm.data.index().get(name, {})
-        versions = [version for version in stored if version != "none"]
-        looked_at = "none" if "none" in stored or not versions else versions[0]  # raw data may be gone
+        return "none" if "none" in stored else next(iter(stored), "none")
+
+    def _row(self, name: str, report: IntegrityReport | None) -> list[str]:
+        versions = [version for version in self.fm.data.index().get(name, {}) if version != "none"]
+        looked_at = self._version(name)
         header = self.fm.data.header(name, looked_at)
         samples, folds = self.fm.data.counts(name, looked_at)
         sizes = header.sizes
@@ -74,7 +92,7 @@ class InfoScheduler(AbstractBaseScheduler):
             str(len(set(header.idx_to_class.values())) or ""),
             str(samples),
             str(folds or ""),
-            f"{_span(sizes.min_height, sizes.max_height)} x {_span(sizes.min_width, sizes.max_width)}",
+            f"{_span(sizes.min_height, sizes.max_height)}x{_span(sizes.min_width, sizes.max_width)}",
             ", ".join(modality.value for modality in header.modalities),
             ", ".join(versions),
             "" if "+" in name else _leaks(report),
@@ -93,14 +111,14 @@ class InfoScheduler(AbstractBaseScheduler):
                 str(model.task or ""),
                 str(model.fold),
                 number(model.performance),
-                number(model.training_time),
-                str(model.created or ""),
+                "" if model.training_time < 0 else f"{model.training_time:.1f}",
+                str(model.created or "").replace("T", " "),
                 "yes" if model.parameters is not None and Path(model.parameters).exists() else "no",
                 str(len(model.predictions)),
             ]
             for model in loaded.values()
         ]
-        columns = ["task", "fold", "score", "training seconds", "created", "weights", "predictions"]
+        columns = ["task", "fold", "score", "training\nseconds", "created", "weights", "predictions"]
         if rows:
             Table(f"Models of project {self.cfg.proj}", columns, rows).print()
         else:

@@ -17,6 +17,8 @@ from typing import Any, TextIO
 #: columns, where the output is no terminal
 WIDTH = 120
 _GAP = "  "
+#: a longer word (a path) may be broken, down to this width
+_LONGEST = 24
 #: columns of text give way down to this width
 _NARROWEST = 8
 _NUMBER = re.compile(r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|inf|nan)|unknown")
@@ -26,7 +28,7 @@ _NUMBER = re.compile(r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|inf|nan)|unknown")
 class Table:
     """A title, column names, and rows of text; ``footer`` rows stand below a line.
 
-    The first ``labels`` columns say what a row is: they are repeated when a table of numbers is too wide and continues below.
+    The first ``labels`` columns say what a row is: they are repeated when a table is too wide and continues below.
     """
 
     title: str
@@ -63,17 +65,16 @@ class _Drawing:
         return [line for chunk in self._chunks() for line in ("", *self._block(chunk))]
 
     def _chunks(self) -> list[list[int]]:
-        """The columns side by side, in one block if they fit or are not all numbers, else in several that each begin with the
-        labels.
+        """The columns side by side, in one block if they fit, else in several that each begin with the labels. Text gives way down to
+        its longest word before that.
         """
         count = len(self.natural)
         labels, others = list(range(min(self.table.labels, count))), range(min(self.table.labels, count), count)
-        room = self.width - sum(self.natural[n] + len(_GAP) for n in labels)
-        if not all(self.right[n] for n in others):
-            return [[*labels, *others]]
+        least = [self.natural[n] if self.right[n] else min(self.words[n], _LONGEST) for n in range(count)]
+        room = self.width - sum(least[n] + len(_GAP) for n in labels)
         chunks: list[list[int]] = [[]]
         for n in others:
-            if chunks[-1] and sum(self.natural[m] + len(_GAP) for m in [*chunks[-1], n]) > room:
+            if chunks[-1] and sum(least[m] + len(_GAP) for m in [*chunks[-1], n]) > room:
                 chunks.append([])
             chunks[-1].append(n)
         return [[*labels, *chunk] for chunk in chunks]
@@ -88,11 +89,14 @@ class _Drawing:
         return lines
 
     def _fitted(self, chunk: Sequence[int]) -> list[int]:
-        """Natural widths; if they are too much, the widest columns of text give way: down to their longest word, then further."""
+        """Natural widths; if they are too much, the widest columns of text give way: down to their longest word, and further if not
+        even one column beside the labels fits.
+        """
         widths = [self.natural[n] for n in chunk]
         text = [place for place, n in enumerate(chunk) if not self.right[n]]
         excess = sum(widths) - (self.width - len(_GAP) * len(chunk))
-        for floor in ([self.words[n] for n in chunk], [_NARROWEST] * len(chunk)):
+        words = [self.words[n] for n in chunk]
+        for floor in (words, [min(word, _LONGEST) for word in words], [_NARROWEST] * len(chunk)):
             while excess > 0 and (able := [place for place in text if widths[place] > floor[place]]):
                 widths[max(able, key=lambda place: widths[place])] -= 1
                 excess -= 1
@@ -140,7 +144,7 @@ def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence
     """
     listed = [(list(names), dict(values)) for names, values in rows]
     columns = list(dict.fromkeys(key for _, values in listed for key, value in values.items() if _is_number(value)))
-    kept, said = _varying(labels, [names for names, _ in listed])
+    kept, same = _varying(labels, [names for names, _ in listed])
     body = [[*(names[n] for n in kept), *(number(values.get(column)) for column in columns)] for names, values in listed]
     blank = [""] * (len(kept) - 1)
     means, deviations = ["mean", *blank], ["deviation", *blank]
@@ -148,10 +152,11 @@ def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence
         known = [
             float(values[column]) for _, values in listed if _is_number(values.get(column)) and math.isfinite(values[column])
         ]
-        means.append(number(statistics.fmean(known)) if known else "")
-        deviations.append(number(statistics.stdev(known)) if len(known) > 1 else "")
+        said = _tenths if all(isinstance(values.get(column, 0), int) for _, values in listed) else number
+        means.append(said(statistics.fmean(known)) if known else "")
+        deviations.append(said(statistics.stdev(known)) if len(known) > 1 else "")
     heads = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
-    title = f"{title} ({', '.join(said)})" if said else title
+    title = f"{title} ({', '.join(same)})" if same else title
     return Table(title, heads, body, (means, deviations) if len(body) > 1 else (), labels=len(kept))
 
 
@@ -168,6 +173,11 @@ def number(value: Any) -> str:
     if not _is_number(value) or isinstance(value, int) or not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
+
+
+def _tenths(value: float) -> str:
+    """One decimal: enough for the mean of counts."""
+    return f"{value:.1f}"
 
 
 def _is_number(value: Any) -> bool:

@@ -30,7 +30,7 @@ def test_scores_have_a_row_for_each_fold_their_mean_and_deviation() -> None:
         "  digits+nested?0  0.2500    0.5000       3\n"
         "  digits+nested?1  0.7500    1.0000\n"
         "  ─────────────────────────────────────────\n"
-        "  mean             0.5000    0.7500  3.0000\n"
+        "  mean             0.5000    0.7500     3.0\n"
         f"  deviation        {statistics.stdev([0.25, 0.75]):.4f}    {statistics.stdev([0.5, 1.0]):.4f}\n"
     )
 
@@ -80,6 +80,16 @@ def test_words_are_broken_only_where_there_is_no_other_way() -> None:
     assert [line.split()[:2] for line in table.lines(44)][4] == ["pets", "classification"]
     assert max(map(len, table.lines(36))) <= 36 and "classification" in "\n".join(table.lines(36))
     assert max(map(len, table.lines(26))) <= 26
+
+
+def test_a_table_of_texts_goes_on_below_before_a_word_is_broken() -> None:
+    columns = ["task", "type", "modalities", "preprocessed"]
+    table = Table("Tasks", columns, [["digits+nested?0", "classification", "class, image", "default, size224"]])
+    lines = table.lines(50)
+    assert max(map(len, lines)) <= 50
+    words = " ".join(lines).split()
+    assert all(word in words for word in ("digits+nested?0", "classification", "class,", "image", "preprocessed", "size224"))
+    assert words.count("digits+nested?0") == 2, "the label is repeated"
 
 
 def test_numbers_are_right_aligned_and_texts_are_not() -> None:
