@@ -1,4 +1,6 @@
-"""One Ray head for the chaos tests, in a process of its own: drivers join it, so that their death does not end it."""
+"""What the chaos tests share: a lab, the result of an undisturbed run, and one Ray head in a process of its own, which drivers join, so that
+their death does not end it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.chaos.lab import REPOSITORY
+from tests.chaos.lab import REPOSITORY, Lab, outcome
 
 _HEAD = """
 import sys
@@ -19,6 +23,21 @@ print("address", session.address, flush=True)
 sys.stdin.read()
 session.close()
 """
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What every run has to end as."""
+    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
+    code, output = lab.fork(*lab.next(), "sys.executor=inline")
+    assert code == 0, output
+    return outcome(lab)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A place of its own."""
+    return Lab.at(tmp_path)
 
 
 @pytest.fixture(scope="session")

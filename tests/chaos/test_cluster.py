@@ -84,18 +84,6 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
         process.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    again_and_again(lab, "sys.executor=inline")
-    return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
-
-
 def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
     gates = {name: lab.go_wrong(name, "gate") for name in ("fit_0", "fit_1")}
     process = lab.start(*lab.next(), *nodes.joined, RAY_AUTH_MODE="disabled")

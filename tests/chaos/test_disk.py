@@ -23,18 +23,6 @@ INLINE = "sys.executor=inline"
 CONTINUE = ("chaos", "proj=p", "continue=latest")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    again_and_again(lab, INLINE)
-    return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
-
-
 @pytest.fixture
 def small(lab: Lab) -> Iterator[Path]:
     """The results root of the lab, on a disk of 4 MiB."""

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.lab import Lab, again_and_again, outcome
+from tests.chaos.lab import Lab, outcome
 from tests.integration.harness import commits, journal
 
 pytestmark = pytest.mark.timeout(600)
 INLINE = "sys.executor=inline"
 CONTINUE = ("chaos", "proj=p", "continue=latest")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    again_and_again(lab, INLINE)
-    return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
 
 
 def _reasons(lab: Lab) -> list[tuple[str, str]]:

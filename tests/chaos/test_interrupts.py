@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,11 +28,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     code, output = lab.fork(*lab.next(), INLINE, "mode.steps=8")
     assert code == 0, output
     return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
 
 
 def _training(lab: Lab, steps: int = 2) -> None:

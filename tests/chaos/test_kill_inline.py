@@ -23,14 +23,6 @@ BEFORE_ALL = {"create.after_folder", "create.after_lease", "create.after_journal
 NAMES = sorted(FAILPOINTS - ON_RAY)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    code, output = lab.fork(*lab.next(), INLINE)
-    assert code == 0, output
-    return outcome(lab)
-
-
 def _killed(lab: Lab, name: str, hit: int) -> bool:
     """Run until the hit-th time that ``name`` is reached; whether it was."""
     if name in LATER:

@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,18 +37,6 @@ SOME = [
     "commit.after_append=kill@3",
     "finish.after_remove=kill@1",
 ]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    again_and_again(lab, "sys.executor=inline")
-    return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
 
 
 def _joined(address: str) -> tuple[str, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.lab import Lab, again_and_again, outcome
+from tests.chaos.lab import Lab, outcome
 from tests.integration.harness import wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -18,18 +17,6 @@ INLINE = "sys.executor=inline"
 CONTINUE = ("chaos", "proj=p", "continue=latest")
 #: longer than the time between two beats
 PATIENCE = "4"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    lab = Lab.at(tmp_path_factory.mktemp("undisturbed"))
-    again_and_again(lab, INLINE)
-    return outcome(lab)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab.at(tmp_path)
 
 
 def test_a_second_driver_is_refused_and_takes_over_at_once_when_the_first_is_killed(
