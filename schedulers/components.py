@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from mml_ray.models.base import BaseModel
     from mml_ray.models.multi_task import MultiTaskModel
     from mml_ray.schedulers.base import AbstractBaseScheduler
+
+log = logging.getLogger(__name__)
 
 
 def plain(scheduler: AbstractBaseScheduler, key: str) -> dict[str, Any]:
@@ -159,12 +164,31 @@ def tune(scheduler: AbstractBaseScheduler, trainer: Any, model: Any, *, datamodu
         raise MMLMisconfigurationException("tune.lr=true cannot be combined with compile.enable=true: turn one of them off.")
     from lightning.pytorch.tuner.tuning import Tuner
 
+    from mml_ray.training.fit import quiet
+
     data = {"datamodule": datamodule} if datamodule is not None else {"train_dataloaders": train_dataloaders}
     tuner = Tuner(trainer)
     if options.get("bs"):
-        tuner.scale_batch_size(model, **data, **(options.get("bs_kwargs") or {}))
+        with quiet():
+            size = tuner.scale_batch_size(model, **data, **(options.get("bs_kwargs") or {}))
+        log.info("tune.bs: batches of %s.", size)
     if options.get("lr"):
-        found = tuner.lr_find(model, **data, **(options.get("lr_kwargs") or {}))
+        with quiet(), _any_number_of_epochs(trainer):
+            found = tuner.lr_find(model, **data, **(options.get("lr_kwargs") or {}))
         suggestion = found.suggestion() if found is not None else None
-        if suggestion is not None:
-            model.lr = suggestion
+        if suggestion is None:
+            log.warning("tune.lr found no learning rate: %g is kept.", model.lr)
+            return
+        model.lr = suggestion
+        log.info("tune.lr: learning rate %.3g.", suggestion)
+
+
+@contextlib.contextmanager
+def _any_number_of_epochs(trainer: Any) -> Iterator[None]:
+    """A search takes its steps, also where the training itself is shorter: cut off, it would suggest what it saw of the start."""
+    loop = trainer.fit_loop
+    before, loop.max_epochs = loop.max_epochs, -1
+    try:
+        yield
+    finally:
+        loop.max_epochs = before

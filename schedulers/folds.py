@@ -96,6 +96,17 @@ def check(scheduler: AbstractBaseScheduler) -> None:
         log.warning("mode.nested=false: this evaluates on the real test data of %s.", scheduler.pivot)
 
 
+def check_blueprint(scheduler: AbstractBaseScheduler) -> None:
+    """Raises MMLMisconfigurationException if a blueprint is to be used and none is loaded for the pivot or a variant of it."""
+    pivot = base_of(str(scheduler.pivot))
+    if scheduler.cfg.mode.use_blueprint and not any(
+        "blueprint" in content for name, content in scheduler.fm.reusables.items() if base_of(name) == pivot
+    ):
+        raise MMLMisconfigurationException(
+            f"mode.use_blueprint=true, but there is none for task '{scheduler.pivot}': load one with reuse.blueprint=<project>."
+        )
+
+
 def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
     """Raises MMLMisconfigurationException if a model is to be evaluated that neither this run nor ``reuse.models`` has."""
     if "train" in scheduler.subroutines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         self.co_tasks = self._chosen_co_tasks()
         self.task_weights = self._chosen_weights()
         if "train" in self.subroutines:
+            fold_plan.check_blueprint(self)
             structs.check_linked(self.cfg, self.fm, [str(self.pivot), *self.co_tasks])
         units = fold_plan.units(self)
         fold_plan.check_models(self, units)
@@ -219,12 +221,21 @@ class TrainingScheduler(AbstractBaseScheduler):
 
         if not self.cfg.mode.use_blueprint:
             return contextlib.nullcontext()
-        if "blueprint" not in struct.paths:
-            raise MMLMisconfigurationException(
-                f"mode.use_blueprint=true, but task '{struct.name}' has none: load one with reuse.blueprint=<project>."
-            )
         keys = [key for key in self.cfg.mode.pipeline_keys if key not in ("mode", "preprocessing")]
-        return PipelineCfg.load(struct.paths["blueprint"], keys).activate(self.cfg)
+        return PipelineCfg.load(self._blueprint(struct), keys).activate(self.cfg)
+
+    def _blueprint(self, struct: TaskStruct) -> Path:
+        """The blueprint of a task; that of the pivot counts for the tasks that are nested out of it.
+
+        Raises:
+            MMLMisconfigurationException: neither has one.
+        """
+        for owner in (struct, self.get_struct(str(self.pivot))):
+            if "blueprint" in owner.paths:
+                return Path(owner.paths["blueprint"])
+        raise MMLMisconfigurationException(
+            f"mode.use_blueprint=true, but task '{self.pivot}' has none: load one with reuse.blueprint=<project>."
+        )
 
     def summary_tables(self) -> list[Table]:
         """The folds' scores and, if they were tested, their metrics on the test data."""

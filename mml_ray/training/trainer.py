@@ -145,6 +145,10 @@ def _checked_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _silence() -> None:
-    """Lightning's tips and hints are not for users of the command line."""
+    """Lightning's tips and hints are not for users of the command line; what it warns of is said once, where everything is said."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = True
+        for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+            logger.removeHandler(handler)

@@ -65,7 +65,7 @@ def test_a_truncated_image_is_named_and_refused_or_skipped(place: Place, tmp_pat
     code, output = place.call(*arguments, "mode.on_broken=skip")
     assert code == 0 and re.search(r"cat/7\.png", output) and "is ready" in output, output
     code, output = place.call(*LOOK)
-    assert re.search(r"pets +classification +2 +19 .*24 x 24", output), output
+    assert re.search(r"pets +classification +2 +19 .*24x24", output), output
 
 
 def test_a_class_with_fewer_samples_than_folds_is_named(place: Place, tmp_path: Path) -> None:
