@@ -38,7 +38,8 @@ class CreateScheduler(AbstractBaseScheduler):
         there = [name for name in names if self._is_there(name)]
         if len(there) == len(names) and not self.continue_status:
             for name in there:
-                print(f"Task {self.highlight_text(name)} is there already.")
+                folder = self.fm.data.path / self.fm.data.header(name).relative_root
+                print(f"Task {self.highlight_text(name)} is there already. To make it anew, delete {folder}.")
             return
         made: dict[str, Handle] = {}
         for name in names:

@@ -1,11 +1,13 @@
 """The door of this room: make a dataset, make a task, whoever asks and however often.
 
 What is there already is used. A creation that was killed left its mark, and is cleaned up and done again; what it had
-downloaded is kept. Two processes that want the same thing wait for one another.
+downloaded is kept. So is a dataset of own data that no task could be described on: its source may have been mended.
+Two processes that want the same thing wait for one another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from typing import Any
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.prepare.context import CreationContext, activated
 from mml_ray.prepare.dataset import being_made
+from mml_ray.prepare.own_data import NOTES
 from mml_ray.prepare.registration import TaskEntry, call_creator
 from mml_ray.prepare.variants import ensure_task
 from mml_ray.registry import registry
@@ -56,16 +59,20 @@ def create_dataset(name: str, context: CreationContext) -> Path:
     """The folder of the dataset ``name``; made by its creator if it is not there or was left unfinished."""
     root = context.data_root
     folder = root.dataset_path(name)
-    if root.is_complete(name):
+    if _is_usable(name, context):
         log.info("Dataset %s is there already: %s", name, folder)
         return folder
     wanted = str(context.source["creator"]) if _is_sourced(name, context.source) else name
     creator = registry.lookup("dset_creator", wanted, "A plugin registers its own with register_dsetcreator.")
     with root.locked(f"DSET_{clean_name(name)}"):
-        if root.is_complete(name):
+        root.refresh()
+        if _is_usable(name, context):
             return folder
         if folder.exists():
-            log.warning("Dataset %s was left unfinished by an earlier run; it is made anew.", name)
+            if root.is_complete(name):
+                log.info("No task could be described on dataset %s so far; it is made anew from its source.", name)
+            else:
+                log.warning("Dataset %s was left unfinished by an earlier run; it is made anew.", name)
             with writing(folder):
                 shutil.rmtree(folder)
         with activated(context), being_made(folder):
@@ -73,6 +80,20 @@ def create_dataset(name: str, context: CreationContext) -> Path:
             _check_made(made, folder, name)
     root.refresh()
     return folder
+
+
+def _is_usable(name: str, context: CreationContext) -> bool:
+    """Whether the dataset is complete, and not own data that has a source and no task: that copy may be of a source since mended."""
+    root, source = context.data_root, context.source
+    if not root.is_complete(name):
+        return False
+    folder = root.dataset_path(name)
+    if not _is_sourced(name, source) or not source.get("path") or not (folder / NOTES).is_file():
+        return True
+    if not Path(str(source["path"])).expanduser().exists():
+        return True
+    inside = folder.relative_to(root.path)
+    return any(Path(path).parent == inside for stored in root.index().values() for path in stored.values())
 
 
 def _check_made(made: Any, folder: Path, name: str) -> None:
@@ -94,9 +115,12 @@ def create_task(name: str, context: CreationContext) -> Path:
     entry = _task_entry(name, context.source)
     dataset = dataset_of_task(name, context.source)
     folder = root.dataset_path(dataset)
-    if not root.is_complete(dataset):
-        raise DataError(f"Task '{name}' needs the dataset '{dataset}', which is not in {root.path} yet: create it first.")
-    with root.locked(f"TASK_{clean_name(name)}"):
+    with contextlib.ExitStack() as locks:
+        if _is_sourced(name, context.source):  # nobody may make its dataset anew meanwhile
+            locks.enter_context(root.locked(f"DSET_{clean_name(dataset)}"))
+        locks.enter_context(root.locked(f"TASK_{clean_name(name)}"))
+        if not root.is_complete(dataset):
+            raise DataError(f"Task '{name}' needs the dataset '{dataset}', which is not in {root.path} yet: create it first.")
         root.refresh()
         if (found := _existing(root, name)) is not None:
             return found

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.prepare.archives import DataKind
+from mml_ray.prepare.archives import DataKind, archive_suffixes, is_archive
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.dataset import DSetCreator
 from mml_ray.prepare.images import is_image
@@ -46,7 +46,10 @@ def create_dataset(context: CreationContext) -> Path:
     """Copy or unpack, and settle the classes of masks."""
     creator = DSetCreator(str(context.required("name", "a name for the task and its dataset")))
     path = context.required("path", "the folder of images, or an archive of it")
-    creator.use_source(path, keep_top_level=False, password=context.source.get("password"))
+    where = Path(str(path)).expanduser()
+    if where.is_file() and not is_archive(where):
+        raise DataError(f"{where} is neither a folder nor an archive that can be unpacked ({' '.join(archive_suffixes())}).")
+    creator.use_source(where, keep_top_level=False, password=context.source.get("password"))
     folder = creator.unpack_and_store()
     layout = find_layout(_root(folder), context.source.get("task_type"))
     notes: dict[str, object] = {"task_type": layout.task_type.value}

@@ -4,14 +4,14 @@
 
     source.path=<table, or an archive or folder with it> source.name=<task>
 
-    image    file, relative to the table (or to source.images, a folder or archive)
+    image    file, relative to the table or to source.images (a folder or archive), or absolute and in one of both
     class    one class | classes: several, separated by ; | soft_classes: probabilities | mask: a file | value: a number
     split    train, val, test, unlabelled (default train; rows without a target are unlabelled)
     group    what must not be separated: a patient, a slide        id: default the image's path
 
-Options: ``source.columns`` ({role: column} where a column is called otherwise), ``source.class_columns`` (one 0/1 or probability
-column for each class), ``source.table`` (the table within an archive or folder), ``source.classes`` (names in order; for masks
-{value: name}), ``source.task_type``, ``source.test_fraction``, ``source.password``.
+Options: ``source.columns`` ({role: column} where a column is called otherwise, {role: null} to leave it out),
+``source.class_columns`` (one 0/1 or probability column for each class), ``source.table`` (the table within an archive or folder),
+``source.classes`` (names in order; for masks {value: name}), ``source.task_type``, ``source.test_fraction``, ``source.password``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mml_ray.prepare.dataset import DSetCreator, being_made
 from mml_ray.prepare.own_data import Record, describe, given_classes, load_notes, save_notes, settle_masks, split_name
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.prepare.stats import in_threads
-from mml_ray.prepare.table_files import TABLE_SUFFIXES, Row, as_list, as_number, read_table
+from mml_ray.prepare.table_files import TABLE_SUFFIXES, NamedFiles, Row, as_list, as_number, read_table
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, Modality, TaskType
 
@@ -50,8 +50,9 @@ class Columns:
 
     def __init__(self, context: CreationContext, rows: Sequence[Row]) -> None:
         present = set(rows[0])
-        named = {str(role): str(column) for role, column in (context.source.get("columns") or {}).items()}
-        unknown = set(named) - set(ROLES)
+        given = {str(role): column for role, column in (context.source.get("columns") or {}).items()}
+        named = {role: str(column) for role, column in given.items() if column is not None}
+        unknown = set(given) - set(ROLES)
         if unknown:
             raise MMLMisconfigurationException(
                 f"source.columns knows the roles {', '.join(ROLES)}; got {', '.join(sorted(unknown))}."
@@ -60,7 +61,8 @@ class Columns:
         missing = [column for column in [*named.values(), *self.class_columns] if column not in present]
         if missing:
             raise DataError(f"The table has no column '{missing[0]}'; it has: {', '.join(sorted(present))}.")
-        self.names = {role: named.get(role, role) for role in ROLES if named.get(role, role) in present}
+        played = {role: named.get(role, role) for role in ROLES if given.get(role, role) is not None}
+        self.names = {role: column for role, column in played.items() if column in present}
         if "image" not in self.names:
             raise DataError(f"The table needs a column 'image' (source.columns.image=...); it has: {', '.join(sorted(present))}.")
         self.target = self._target(context)
@@ -76,9 +78,8 @@ class Columns:
             if not found and kind != TaskType.NO_TASK:
                 raise DataError(f"The table has no column for source.task_type={kind.value}; it has: {', '.join(self.names)}.")
         if len(found) > 1:
-            raise MMLMisconfigurationException(
-                f"The table has several targets ({', '.join(found)}); choose with source.task_type."
-            )
+            way = f"leave one out with source.columns.{found[0]}=null" if wanted else "choose with source.task_type"
+            raise MMLMisconfigurationException(f"The table has several targets ({', '.join(found)}); {way}.")
         return found[0] if found else ""
 
     @property
@@ -106,16 +107,16 @@ def create_dataset(context: CreationContext) -> Path:
             creator.use_source(path, password=context.source.get("password"))
             creator.unpack_and_store()
             table = _table_within(root, context)
-            images = table.parent
+            files = NamedFiles(root, root, (table.parent,))
         else:
             source_table = _table_within(path, context) if path.is_dir() else path
-            images = _copy_from_folders(creator, source_table, root, context=context)
+            files = _copy_from_folders(creator, source_table, root, context=context)
             table = root / source_table.name
         rows = read_table(table)
         columns = Columns(context, rows)
-        notes: dict[str, Any] = {"table": table.relative_to(folder).as_posix(), "images": images.relative_to(folder).as_posix()}
+        notes: dict[str, Any] = {"table": table.relative_to(folder).as_posix(), **files.notes(folder)}
         if columns.target == "mask":
-            masks = sorted({images / str(m) for row in rows if (m := columns.get(row, "mask")) not in (None, EMPTY_MASK_TOKEN)})
+            masks = sorted({files.stored(m) for row in rows if (m := columns.get(row, "mask")) not in (None, EMPTY_MASK_TOKEN)})
             notes["classes"] = {
                 str(index): label
                 for index, label in settle_masks([m for m in masks if m.is_file()], folder, context=context).items()
@@ -136,8 +137,8 @@ def _table_within(root: Path, context: CreationContext) -> Path:
     return found[0]
 
 
-def _copy_from_folders(creator: DSetCreator, table: Path, root: Path, *, context: CreationContext) -> Path:
-    """Copy the table, and images and masks from the table's folder or ``source.images``; the folder they lie in now."""
+def _copy_from_folders(creator: DSetCreator, table: Path, root: Path, *, context: CreationContext) -> NamedFiles:
+    """Copy the table, and images and masks from the table's folder or ``source.images``; where they lie now."""
     rows = read_table(table)
     columns = Columns(context, rows)
     root.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,10 @@ def _copy_from_folders(creator: DSetCreator, table: Path, root: Path, *, context
     if is_archive(images):
         creator.use_source(images, data_kind=DataKind.TRAINING_DATA, password=context.source.get("password"))
         creator.unpack_and_store()
-        return root.parent / DataKind.TRAINING_DATA.value
+        unpacked = root.parent / DataKind.TRAINING_DATA.value
+        return NamedFiles(unpacked, unpacked, (unpacked,))
+    images = images.absolute()
+    files = NamedFiles(root, images, (images, table.parent.absolute()))
     wanted = {
         (str(entry), number)
         for number, row in enumerate(rows, 2)
@@ -154,26 +158,26 @@ def _copy_from_folders(creator: DSetCreator, table: Path, root: Path, *, context
         if (entry := columns.get(row, role)) not in (None, EMPTY_MASK_TOKEN)
     }
     jobs = sorted(dict(sorted(wanted, reverse=True)).items())
-    copy = _copier(images.resolve(), root, table, context)
-    in_threads(copy, jobs, workers=context.workers, progress=context.progress, what="files")
-    return root
+    in_threads(_copier(files, table, context), jobs, workers=context.workers, progress=context.progress, what="files")
+    return files
 
 
-def _copier(images: Path, root: Path, table: Path, context: CreationContext) -> Callable[[tuple[str, int]], None]:
+def _copier(files: NamedFiles, table: Path, context: CreationContext) -> Callable[[tuple[str, int]], None]:
     def copy(job: tuple[str, int]) -> None:
         entry, line = job
-        source = (images / entry).resolve()
-        if not source.is_relative_to(images):
-            raise DataError(
-                f"Line {line} of {table} names {entry}, which lies outside of {images}. Choose its folder with source.images."
-            )
+        try:
+            target = files.stored(entry)
+        except DataError as error:
+            raise DataError(f"Line {line} of {table}: {error} Choose the folder with source.images.") from error
+        source = (files.root / target.relative_to(files.folder)).resolve()
+        if not source.is_relative_to(files.root.resolve()):
+            raise DataError(f"Line {line} of {table} names {entry}, a link that leads out of {files.root}.")
         if not source.is_file():
             if context.on_broken == "skip":
                 return
             raise BrokenSampleError(
                 f"Line {line} of {table} names {source}, which does not exist (mode.on_broken=skip leaves it out)."
             )
-        target = root / source.relative_to(images)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 
@@ -183,6 +187,7 @@ def _copier(images: Path, root: Path, table: Path, context: CreationContext) -> 
 def create_task(dset_path: Path, context: CreationContext) -> Path:
     """Describe what the table says."""
     notes = load_notes(dset_path)
+    files = NamedFiles.from_notes(notes, dset_path)
     rows = read_table(dset_path / notes["table"])
     columns = Columns(context, rows)
     mapping = _classes(columns, rows, context, notes)
@@ -190,7 +195,7 @@ def create_task(dset_path: Path, context: CreationContext) -> Path:
     records = []
     for line, row in enumerate(rows, 2):
         try:
-            records.append(_record(columns, row, dset_path / notes["images"], index))
+            records.append(_record(columns, row, files, index))
         except DataError as error:
             raise DataError(f"Line {line} of {notes['table']}: {error}") from error
     name = str(context.required("name", "the name of the task"))
@@ -220,32 +225,33 @@ def _classes(columns: Columns, rows: Sequence[Row], context: CreationContext, no
     return dict(enumerate(sorted(names, key=lambda label: (len(label), label) if label.isdigit() else (1 << 20, label))))
 
 
-def _record(columns: Columns, row: Row, images: Path, index: Mapping[str, int]) -> Record:
+def _record(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, int]) -> Record:
     entry = columns.get(row, "image")
     if entry is None:
         raise DataError("there is no image.")
     sample_id = columns.get(row, "id")
     sample: dict[Modality, Any] = {
-        Modality.SAMPLE_ID: str(sample_id) if sample_id is not None else Path(str(entry)).with_suffix("").as_posix(),
-        Modality.IMAGE: images / str(entry),
+        Modality.SAMPLE_ID: str(sample_id) if sample_id is not None else files.name(entry),
+        Modality.IMAGE: files.stored(entry),
     }
     if (group := columns.get(row, "group")) is not None:
         sample[Modality.GROUP] = str(group)
-    target = _target(columns, row, images, index)
+    target = _target(columns, row, files, index)
     said = columns.get(row, "split")
     split = "train" if said is None else split_name(str(said))
     if split is None:
         raise DataError(f"'{said}' is no split; there are train, val, test and unlabelled.")
     if target is None:
         if said is not None and split != "unlabelled" and columns.target:
-            raise DataError(f"the split is {said}, but there is no {columns.target}.")
+            hint = " ([] is none of the classes)" if columns.target == "classes" else ""
+            raise DataError(f"the split is {said}, but there is no entry for {columns.target}{hint}.")
         split = "unlabelled"
     elif split != "unlabelled":
         sample |= target
     return Record(sample, split)
 
 
-def _target(columns: Columns, row: Row, images: Path, index: Mapping[str, int]) -> dict[Modality, Any] | None:
+def _target(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, int]) -> dict[Modality, Any] | None:
     """The target entry of a row, ``None`` if there is nothing in it."""
     if columns.target == CLASS_COLUMNS:
         return _from_class_columns(columns, row)
@@ -260,7 +266,7 @@ def _target(columns: Columns, row: Row, images: Path, index: Mapping[str, int]) 
         return {Modality.SOFT_CLASSES: [as_number(part) for part in as_list(entry)]}
     if columns.target == "value":
         return {Modality.VALUE: as_number(entry)}
-    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else _settled(images / str(entry))}
+    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else _settled(files.stored(entry))}
 
 
 def _settled(mask: Path) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,53 @@ from mml_ray.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """The files that a table names. They lay below ``root`` when it was written, and lie in ``folder`` now; entries are relative to
+    one of ``starts``, or absolute."""
+
+    folder: Path
+    root: Path
+    starts: tuple[Path, ...]
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any], dataset: Path) -> NamedFiles:
+        """The inverse of :meth:`notes`; ``dataset`` may have been moved."""
+        folder = dataset / notes["images"]
+        root, starts = notes.get("source", (".", ["."]))
+        return cls(folder, folder / root, tuple(folder / start for start in starts))
+
+    def notes(self, dataset: Path) -> dict[str, Any]:
+        """What has to be kept, as JSON: paths that lie in the dataset are relative."""
+
+        def kept(path: Path) -> str:
+            inside = path.is_relative_to(self.folder)
+            return path.relative_to(self.folder).as_posix() if inside else str(path)
+
+        images = self.folder.relative_to(dataset).as_posix()
+        return {"images": images, "source": [kept(self.root), [kept(start) for start in self.starts]]}
+
+    def stored(self, entry: Any) -> Path:
+        """Where the file of an entry lies now. Steps up are followed, but not out of the root (:class:`DataError`); backslashes are
+        separators where there is no slash."""
+        return self.folder / self._inside(entry)
+
+    def name(self, entry: Any) -> str:
+        """The path of an entry without its suffix, from where entries start if it lies there, else from the root."""
+        place = self.root / self._inside(entry)
+        base = next(base for base in (*self.starts, self.root) if place.is_relative_to(base))
+        return place.relative_to(base).with_suffix("").as_posix()
+
+    def _inside(self, entry: Any) -> Path:
+        text = str(entry) if "/" in str(entry) else str(entry).replace("\\", "/")
+        for start in self.starts:
+            place = Path(os.path.normpath(start / text))
+            for root in (self.root, self.root.resolve()):
+                if place.is_relative_to(root):
+                    return place.relative_to(root)
+        raise DataError(f"{entry} lies outside of {self.root}.")
 
 
 def read_table(path: Path) -> list[Row]:

@@ -125,6 +125,12 @@ def test_arrays(tmp_path: Path) -> None:
         loader("image", "numpy").load("o.npy", str(tmp_path))
 
 
+def test_the_loader_of_arrays_says_that_it_reads_nothing_else(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.png", made.image(0))
+    with pytest.raises(BrokenSampleError, match="a.png is no .npy file; the loader 'numpy' reads no others"):
+        build_loader("image", "numpy", TASK).load("a.png", str(tmp_path))
+
+
 def test_suffixes_decide_the_combined_loader(tmp_path: Path) -> None:
     assert OpenCVImage.matches("a/b.JPG") and not OpenCVImage.matches("b.npy") and not OpenCVImage.matches(3)
     assert NumpyImage.matches("b.npy") and PillowImage.matches("b.gif") and not CombinedImage.matches("b.mp4")

@@ -263,7 +263,11 @@ def test_tables_in_archives_and_images_elsewhere(root: DataRoot, tmp_path: Path)
         ({}, {"columns": {"target": "label"}}, "has the roles image, mask.*got target|knows the roles image, mask.*got target"),
         ({}, {"columns": {"class": "label", "value": "label"}}, "several targets"),
         ({}, {"columns": {"class": "label"}, "task_type": "regression"}, "no column for source.task_type=regression"),
-        ({"label": ""}, {"columns": {"class": "label", "split": "said"}}, "Line 3 .*split is train, but there is no class"),
+        (
+            {"label": ""},
+            {"columns": {"class": "label", "split": "said"}},
+            "Line 3 .*split is train, but there is no entry for class",
+        ),
         ({"said": "holdout"}, {"columns": {"class": "label", "split": "said"}}, "Line 3 .*'holdout' is no split"),
         ({"label": "c"}, {"columns": {"class": "label"}, "classes": ["a", "b"]}, "Line 3 .*'c' is no class; there are: a, b"),
         ({"label": "x"}, {"columns": {"value": "label"}}, "Line 2 .*'a' is no number"),
@@ -280,6 +284,90 @@ def test_wrong_tables_name_the_line(
     entries[1] |= change
     with pytest.raises((DataError, MMLMisconfigurationException), match=message):
         create(root, "from_table", table(tmp_path / "s" / "t.csv", entries), **source)
+
+
+@pytest.mark.parametrize(
+    ("written", "images"),
+    [
+        ("{top}/scans/img/{n}.png", None),
+        ("{top}/scans/img/{n}.png", "scans/img"),
+        ("../scans/img/{n}.png", "scans"),
+        ("../scans/img/{n}.png", "."),
+        ("./img/../img/{n}.png", "scans"),
+        ("img\\{n}.png", "scans"),
+    ],
+)
+def test_images_are_named_in_many_ways(root: DataRoot, tmp_path: Path, written: str, images: str | None) -> None:
+    rows(tmp_path / "scans")
+    where = tmp_path / "labels" if images else tmp_path
+    path = table(where / "t.csv", [{"image": written.format(top=tmp_path, n=n), "value": n} for n in range(20)])
+    task = create(root, "from_table", path, **({"images": str(tmp_path / images)} if images else {}))
+    assert [sample["value"] for sample in task.train_samples.values()] == list(range(20))
+    assert all(name.endswith(f"{n}") and ".." not in name for n, name in enumerate(task.train_samples))
+    kept = root.dataset_path("mine") / task.train_samples[next(iter(task.train_samples))]["image"]
+    assert kept.read_bytes() == (tmp_path / "scans/img/0.png").read_bytes()
+
+
+def test_links_in_a_folder_of_images(root: DataRoot, tmp_path: Path) -> None:
+    entries = rows(tmp_path / "s", value=1)
+    (tmp_path / "s/img/3.png").rename(tmp_path / "s/third.png")
+    (tmp_path / "s/img/3.png").symlink_to("../third.png")
+    path = table(tmp_path / "s" / "t.csv", entries)
+    assert create(root, "from_table", path).train_samples["img/3"]["image"] == "mixed_data/img/3.png"
+    (tmp_path / "s/third.png").rename(tmp_path / "outside.png")
+    (tmp_path / "s/img/3.png").unlink()
+    (tmp_path / "s/img/3.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(DataError, match="Line 5 .*img/3.png, a link that leads out of"):
+        create(DataRoot(tmp_path / "second"), "from_table", path)
+
+
+def test_a_table_within_an_archive_may_point_beside_its_folder(root: DataRoot, tmp_path: Path) -> None:
+    rows(tmp_path / "s")
+    table(tmp_path / "s" / "labels" / "t.csv", [{"image": f"../img/{n}.png", "value": n} for n in range(20)])
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "s"))
+    assert create(root, "from_table", archive).train_samples["img/3"]["image"] == "mixed_data/img/3.png"
+    table(tmp_path / "s" / "labels" / "t.csv", [{"image": f"../../../img/{n}.png", "value": n} for n in range(20)])
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "s"))
+    with pytest.raises(DataError, match="Line 2 .*lies outside of"):
+        create(DataRoot(tmp_path / "second"), "from_table", archive)
+
+
+def test_a_column_is_left_out(root: DataRoot, tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"classes": lambda n: "a;b" if n % 2 else "[]", "soft_classes": "0.5;0.5", "split": "train"}
+    path = table(tmp_path / "s" / "t.csv", rows(tmp_path / "s", **columns))
+    kind = "multilabel_classification"
+    with pytest.raises(MMLMisconfigurationException, match="leave one out with source.columns.classes=null"):
+        create(root, "from_table", path, task_type=kind)
+    task = create(root, "from_table", path, task_type=kind, columns={"soft_classes": None})
+    assert task.train_samples["img/0"]["classes"] == [] and task.train_samples["img/1"]["classes"] == [0, 1]
+
+
+def test_a_source_that_was_mended_is_read_again(root: DataRoot, tmp_path: Path) -> None:
+    path = table(tmp_path / "s" / "t.csv", rows(tmp_path / "s", value=1))
+    good = (tmp_path / "s/img/4.png").read_bytes()
+    (tmp_path / "s/img/4.png").write_bytes(good[:-20])
+    with pytest.raises(BrokenSampleError, match="img/4.png is broken"):
+        create(root, "from_table", path)
+    (tmp_path / "s/img/4.png").write_bytes(good)
+    assert len(create(root, "from_table", path).train_samples) == 20
+    (tmp_path / "s/img/5.png").write_bytes(good)
+    before = files_below(root.dataset_path("mine"))
+    create(root, "from_table", path)
+    assert files_below(root.dataset_path("mine")) == before, "a task is never made anew"
+
+
+def test_a_dataset_without_its_source_is_used_as_it_is(root: DataRoot, tmp_path: Path) -> None:
+    path = table(tmp_path / "s" / "t.csv", rows(tmp_path / "s", value=1))
+    with pytest.raises(DataError, match="cannot fill 30 folds|too few"):
+        create(root, "from_table", path, options={"n_folds": 30})
+    shutil.rmtree(tmp_path / "s")
+    assert len(create(root, "from_table", path).train_samples) == 20
+
+
+def test_one_file_that_is_no_archive(root: DataRoot, tmp_path: Path) -> None:
+    (tmp_path / "scans.7z").write_bytes(b"7z")
+    with pytest.raises(DataError, match=r"scans.7z is neither a folder nor an archive that can be unpacked \(.*\.zip\)"):
+        create(root, "from_folder", tmp_path / "scans.7z")
 
 
 def test_missing_files_may_be_skipped(root: DataRoot, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from mml_ray.errors import BrokenSampleError, MissingExtraError
 _COMMON = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
+_NPY_MAGIC = b"\x93NUMPY"
+
+
 class OpenCVImage(FileLoader):
     """OpenCV; turns images as their EXIF data say."""
 
@@ -78,6 +81,11 @@ class NumpyImage(FileLoader):
 
     def read(self, path: str) -> Array:
         """Read the array; pickled objects are refused."""
+        with open(path, "rb") as file:
+            if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
+                raise BrokenSampleError(
+                    f"The file {path} is no .npy file; the loader 'numpy' reads no others (loaders=uni does)."
+                )
         return as_rgb8(np.load(path, allow_pickle=False), path)
 
 

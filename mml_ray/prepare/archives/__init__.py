@@ -21,7 +21,7 @@ from mml_ray.prepare.archives.zips import extract_zip
 from mml_ray.registry import registry
 from mml_ray.store.data_root import writing
 
-__all__ = ["DataArchive", "DataKind", "Extractor", "Limits", "Target", "check_sum", "extract", "is_archive"]
+__all__ = ["DataArchive", "DataKind", "Extractor", "Limits", "Target", "archive_suffixes", "check_sum", "extract", "is_archive"]
 
 for _suffix in (".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz"):
     registry.add("archive_extractor", _suffix, extract_tar)
@@ -52,6 +52,11 @@ def extractor_name(path: Path) -> str:
 def is_archive(path: Path) -> bool:
     """Whether the name of a file says that other files are in it."""
     return extractor_name(path) not in ("file", "folder")
+
+
+def archive_suffixes() -> list[str]:
+    """The endings of file names that can be unpacked."""
+    return sorted(name for name in registry.names("archive_extractor") if name.startswith("."))
 
 
 def extract(archive: DataArchive, folder: Path) -> None:
