@@ -222,7 +222,7 @@ class Session:
 
     def _frame(self, name: str, position: int, store: Any, context: AttemptContext, *, repeated: bool) -> None:
         """Run the first or the last command, here in the driver. The first runs at every start; it is committed once."""
-        request = {"command": name, "position": position, "node": "driver", "pid": 0}
+        request = {"command": name, "position": position, "node": "", "pid": 0}
         attempt = self._patiently(lambda: store.start([request]))[0]
         spec = CommandSpec(name, position, name, (), resources=Resources(num_cpus=0))
         outcome = run_attempt(self.scheduler, spec, attempt, manager=self.manager, context=context)
@@ -234,8 +234,11 @@ class Session:
             if answer["status"] != "committed":
                 raise CommandError(f"{name} did not commit: {answer['reason']}")
             return
-        reason = "repeated at continue" if outcome.status == "done" else outcome.status
-        failure = {"command": name, "attempt": attempt, "reason": reason, "message": outcome.error.get("message", "")}
+        reason, message = outcome.status, outcome.error.get("message", "")
+        if outcome.status == "done":
+            reason, message = "repeated", "it runs at every start; what it committed first counts"
+        where = {"node": outcome.node, "pid": outcome.pid}
+        failure = {"command": name, "attempt": attempt, "reason": reason, "message": message, **where}
         self._patiently(lambda: store.fail([failure]))
         if outcome.status == "interrupted":
             raise KeyboardInterrupt

@@ -152,7 +152,7 @@ def _troubles(commands: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{item['title']}, attempt {attempt['number']} {attempt['reason']}: {textwrap.shorten(attempt['message'], 400, placeholder=' ...')}"
         for item in commands
         for attempt in item["attempts"]
-        if attempt["reason"]
+        if attempt["reason"] not in ("", "repeated")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import time
@@ -94,6 +95,11 @@ def test_kill_9_of_the_driver_while_a_fold_trains_then_continue(place: Place) ->
     assert again and not {line["command"] for line in again} & (set(committed) - {"prepare_exp"})
     assert re.search(r"nested\?2 0 .*(resum|epoch)", output, re.I)
     _same_as_inline(place, "killed")
+    code, output = place.call("runs", "show", "killed", "--json")
+    shown = json.loads(output)["commands"]
+    assert {item["node"] for item in shown} == {platform.node()}
+    code, output = place.call("runs", "show", "killed")
+    assert "attempt 1 lost: its driver ended before it did" in output and "prepare_exp, attempt" not in output
     code, output = place.call("train", "proj=killed", "continue=latest")
     assert code == 0 and "nothing is left to do" in output
 
