@@ -361,8 +361,7 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
     here.run("--plan", *TRAIN, "mode.cv=true", "mode.nested=false")
     for mode in ("info", "clean"):
         here.run(mode, "task_list=[own]", "preprocessing=size32", INLINE)
-    shown = capsys.readouterr().out
-    assert re.search(r"own +classification +2 +24 +4 +32 x 32 ", shown) and re.search(r"own .*not checked", shown)
+    assert re.search(r"own +classification +2 +24 +4 +32x32 .* not checked", capsys.readouterr().out)
     _refused(here, PP, capsys, "only stored preprocessed (size32)")
 
 
