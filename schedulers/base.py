@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import sys
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -194,9 +196,16 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         return [entry["result"] for entry in self.fm.results(name)]
 
     def highlight_text(self, text: str) -> str:
-        """``text`` in bold for a terminal, unless ``logging.highlight_task_names`` is off."""
+        """``text`` in bold for a terminal with colours, unless ``logging.highlight_task_names`` is off."""
         options = self.cfg.get("logging", {})
-        return f"\033[1m{text}\033[0m" if options.get("highlight_task_names", False) else text
+        wanted = options.get("highlight_task_names", False) and options.get("render", {}).get("color", True)
+        able = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        return f"\033[1m{text}\033[0m" if wanted and able else text
+
+    @property
+    def status_log(self) -> Path:
+        """The journal of the run: what was begun, committed, failed. Read it with ``mml-ray runs show``."""
+        return self.fm.run_paths.journal
 
     def get_checkpoints_dir(self) -> Path:
         """Where the running command keeps its training checkpoints; the same for all attempts at it."""

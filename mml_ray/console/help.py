@@ -15,17 +15,21 @@ from mml_ray.plugins import Plugin
 
 SLOGAN = "cross-validated deep learning on images that survives anything"
 COMMANDS = {
-    "runs": "list runs; runs show <run>, runs verify <run>",
+    "runs": "look at runs: runs, runs show <run>, runs verify <run> (--json for programs)",
 }
 EXAMPLES = """\
-  mml-ray create tasks=digits                              make a task out of images that come along
-  mml-ray train tasks=digits mode.subroutines=[train,predict,test]
-                                                           five nested folds, side by side
-  mml-ray train tasks=digits --plan                        only show what would be done
-  mml-ray continue=latest                                  go on where the last run was killed
-  mml-ray create tasks=from_folder source.name=cells source.path=cells.zip
-                                                           a task of your own: one folder for each class
-  mml-ray train tasks=digits arch.drop_rate=0.2 trainer.max_epochs=20 resources.train_fold.num_gpus=0.5
+  A task out of images that come along:
+    mml-ray create tasks=digits
+  Five nested folds, side by side; predictions and metrics for each:
+    mml-ray train tasks=digits mode.subroutines=[train,predict,test]
+  Only show what would be done:
+    mml-ray train tasks=digits --plan
+  Go on where the last run was killed:
+    mml-ray continue=latest
+  A task of your own, one folder for each class:
+    mml-ray create tasks=from_folder source.name=cells source.path=cells.zip
+  Settings:
+    mml-ray train tasks=digits arch.drop_rate=0.2 trainer.max_epochs=20
 """
 
 
@@ -64,8 +68,8 @@ def overview(tree: ConfigTree, width: int) -> str:
             _section("Modes (mml-ray <mode> --help shows the parameters of one)", modes, width),
             _section("Other commands", COMMANDS, width),
             _section("Flags", FLAGS, width),
-            _section("Groups and their options (* by default; some take a list: callbacks=[early,swa])", groups, width),
-            "Overrides:\n  key=value changes, +key=value adds, ~key deletes; dots lead inwards: trainer.max_epochs=3\n",
+            _section("Groups and options (* by default; some take a list: callbacks=[early,swa])", groups, width),
+            "Overrides:\n  key=value changes, +key=value adds, ~key deletes; dots lead inwards:\n  trainer.max_epochs=3\n",
             f"Examples:\n{EXAMPLES}",
         ]
     ).rstrip()

@@ -100,6 +100,12 @@ def test_a_missing_package_is_told_before_anything_starts(
     assert package in err and f"pip install 'mml-ray[{extra}]'" in err and err.count("\n") == 1
 
 
+def test_the_help_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["--help"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
 def test_debug_shows_the_traceback_and_the_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian", "--debug"]) == 2
     err = capsys.readouterr().err

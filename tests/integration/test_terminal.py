@@ -72,7 +72,7 @@ def test_in_a_terminal_the_live_display_comes_and_goes(create: tuple[Place, tupl
     assert plain.rstrip().splitlines()[-1].startswith("Finished: 2 of 2 commands committed") or "Run folder" in plain
     code, sent = _in_terminal(place, "info", "mode.subroutines=[tasks]", "sys.executor=inline", columns=120)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
-    assert code == 0 and len(re.findall(r"pets +classification +2 +20 .*24 x 24", plain)) == 1, plain
+    assert code == 0 and len(re.findall(r"pets +classification +2 +20 .*24x24", plain)) == 1, plain
 
 
 def test_in_a_pipe_there_are_plain_lines_only(create: tuple[Place, tuple[str, ...]]) -> None:
@@ -84,6 +84,8 @@ def test_in_a_pipe_there_are_plain_lines_only(create: tuple[Place, tuple[str, ..
     assert (
         log.startswith("--- attempt 1, process ") and log.count("Task pets is ready") == output.count("Task pets is ready") == 1
     )
+    code, output = place.call(*arguments)
+    assert code == 0 and "Task pets is there already" in output and "\x1b" not in output
 
 
 # -- the plan instead of a run --------------------------------------------------------------------------------------------------
