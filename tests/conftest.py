@@ -36,6 +36,17 @@ def extras(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(sys, "meta_path", [_DeclareOperators(), *sys.meta_path])
 
 
+@pytest.fixture
+def torchvision(extras: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision can be imported, and decodes images: Pillow does it where the compiled part is not for this torch."""
+    vision = pytest.importorskip("torchvision", reason="the extra 'timm' is not installed")
+    try:
+        vision.io.decode_image(_torch_bytes(b"no image"))
+    except RuntimeError as error:
+        if "image extension" in str(error):
+            monkeypatch.setattr(vision.io, "decode_image", _decode_with_pillow)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
     """Variables that a test sets (an env file does) are gone after it."""
@@ -89,6 +100,33 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
             for name in ("nms", "qnms"):
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             type(self).library = library  # the schemas live as long as this object
+
+
+def _torch_bytes(content: bytes) -> Any:
+    """The tensor that torchvision's decoder takes."""
+    import torch
+
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _decode_with_pillow(data: Any, mode: Any, *, apply_exif_orientation: bool = False) -> Any:
+    """``torchvision.io.decode_image`` as its documentation has it: 16 bits stay 16 bits, what cannot be read is a RuntimeError."""
+    import io
+
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    assert mode.name == "RGB"
+    try:
+        image: Any = Image.open(io.BytesIO(data.numpy().tobytes()))
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise RuntimeError(str(error)) from error
+    image = ImageOps.exif_transpose(image) if apply_exif_orientation else image
+    is_wide = image.mode.startswith("I")
+    pixels = np.asarray(image, np.uint16)[..., None].repeat(3, -1) if is_wide else np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _torchvision_is_for_cuda() -> bool:

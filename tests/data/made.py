@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mml_ray.data.loaders.image import TorchvisionImage
-from mml_ray.data.optional import require_torchvision
 from mml_ray.data.options import DataTask, LoadingOptions
-from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, Modality, RGBInfo, TaskType
 from mml_ray.tasks.description import TaskDescription
 
@@ -30,19 +26,6 @@ def test_data(*parts: str) -> Path:
     if not found.exists():
         pytest.skip(f"the shared test data are not here: {found}")
     return found
-
-
-def needs_torchvision(*, decoder: bool = False) -> None:
-    """Skips the test where torchvision (or its ``decoder``) is not installed, or not for this torch."""
-    try:
-        require_torchvision("This test")
-        if decoder:
-            encoded = cv2.imencode(".png", image(0))[1].tobytes()
-            with tempfile.NamedTemporaryFile(suffix=".png") as file:
-                Path(file.name).write_bytes(encoded)
-                TorchvisionImage({}).read(file.name)
-    except MMLMisconfigurationException as error:
-        pytest.skip(str(error))
 
 
 def image(number: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:

@@ -33,8 +33,6 @@ def batch(count: int = 3, size: int = 240) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def built(option: str) -> BatchAugmentation:
-    if OPTIONS[option]["backend"] == "torchvision":
-        made.needs_torchvision()
     found = build_gpu(OPTIONS[option])
     assert found is not None
     return found
@@ -82,8 +80,6 @@ def test_uncovered_pixels_are_ignored_and_masks_move_with_the_image() -> None:
 
 @pytest.mark.parametrize("backend", ["kornia", "torchvision"])
 def test_as_cpu_backends_for_samples(backend: str) -> None:
-    if backend == "torchvision":
-        made.needs_torchvision()
     turn = {"name": "RandomRotation", "degrees": [40, 40]} | ({"p": 1.0} if backend == "kornia" else {})
     pipeline = [{"name": "RandomHorizontalFlip", "p": 0.5}, turn]
     augment = build_cpu({"backend": backend, "pipeline": pipeline})

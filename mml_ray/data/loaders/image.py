@@ -107,7 +107,7 @@ class TorchvisionImage(FileLoader):
             if "extension" in str(error):
                 raise torchvision_mismatch("The loader 'torchvision'", error) from error
             raise
-        return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        return as_rgb8(image.permute(1, 2, 0).numpy(), path)  # 16 bits stay 16 bits in torchvision
 
 
 class CombinedImage(ModalityLoader):
