@@ -67,7 +67,15 @@ class Session:
         self.ray: Any = None
 
     def run(self) -> RunSummary:
-        """From opening the run folder to its end."""
+        """From opening the run folder to its end. Interrupted before its first command, it says how to continue, too."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            if self.paths.plan.exists():
+                print(f"Continue with: {self._again()}", flush=True)
+            raise
+
+    def _run(self) -> RunSummary:
         with contextlib.ExitStack() as stack:
             stack.callback(release_threads)
             nodes = self._nodes()
@@ -78,7 +86,8 @@ class Session:
             display = self.display = stack.enter_context(
                 create_display(tail=self._tail(), live=self._live(), history=self._history())
             )
-            display.note(f"Run {self.run_dir} ({self.scheduler.cfg.mode.id}, {len(self.plan.commands)} commands, {self.kind})")
+            where = self.kind if self.ray is None else f"ray at {self.ray.address}"
+            display.note(f"Run {self.run_dir} ({self.scheduler.cfg.mode.id}, {len(self.plan.commands)} commands, {where})")
             backend: Any = self._host(store, stack) if self.kind == "ray" else store
             self.manager.attach(backend, run_dir=self.run_dir)
             stack.callback(self.manager.detach)
@@ -89,7 +98,7 @@ class Session:
     def _nodes(self) -> list[Node]:
         if self.kind != "ray":
             return [local_node()]
-        address = str(self.cfg.sys.get("address", None) or "")
+        address = cluster_address(self.cfg)
         if address:
             from mml_ray.driver.on_ray import RayOptions, RaySession
 
@@ -234,7 +243,8 @@ class Session:
             if answer["status"] != "committed":
                 raise CommandError(f"{name} did not commit: {answer['reason']}")
             return
-        reason, message = outcome.status, outcome.error.get("message", "")
+        reason: str = outcome.status
+        message = outcome.error.get("message", "")
         if outcome.status == "done":
             reason, message = "repeated", "it runs at every start; what it committed first counts"
         where = {"node": outcome.node, "pid": outcome.pid}
@@ -317,17 +327,27 @@ class Session:
 
 # -- choices ---------------------------------------------------------------------------------------------------------------------------
 def executor_kind(scheduler: AbstractBaseScheduler) -> str:
-    """``inline`` or ``ray``: as ``sys.executor`` says; ``auto`` is ray where commands can run side by side, or the mode prefers it."""
+    """``inline`` or ``ray``: as ``sys.executor`` says; ``auto`` is ray where commands can run side by side, the mode prefers it, or a
+    cluster is there to be joined whose GPUs a command could use.
+    """
     wanted = _choice(str(scheduler.cfg.sys.get("executor", "auto")), ("auto", "inline", "ray"), "sys.executor")
     if wanted != "auto":
         return wanted
     assert scheduler.plan is not None
-    return "ray" if scheduler.prefers_ray or not scheduler.plan.is_chain() else "inline"
+    learns = any(spec.name in scheduler.gpu_commands for spec in scheduler.plan.commands)
+    joins = learns and bool(cluster_address(scheduler.cfg))
+    return "ray" if joins or scheduler.prefers_ray or not scheduler.plan.is_chain() else "inline"
 
 
 def new_run_dir(project: Path) -> Path:
     """``<project>/runs/<day>/<time>``; the time has microseconds, and the run store creates the folder exclusively."""
     return project / "runs" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+
+
+def cluster_address(cfg: DictConfig) -> str:
+    """``sys.address``, else the variable ``RAY_ADDRESS``, which a submitted Ray job has; empty: an own local Ray, as ``local`` asks for."""
+    given = str(cfg.sys.get("address", None) or os.environ.get("RAY_ADDRESS") or "")
+    return "" if given == "local" else given
 
 
 def planned_local_node(cfg: DictConfig) -> Node:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def test_in_a_pipe_there_are_plain_lines_only(create: tuple[Place, tuple[str, ..
     )
     code, output = place.call(*arguments)
     assert code == 0 and "Task pets is there already" in output and "\x1b" not in output
+
+
+def test_interrupted_before_its_first_command_a_run_says_how_to_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    places = [f"data_dir={tmp_path / 'data'}", f"out_dir={tmp_path / 'results'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr("mml_ray.schedulers.info.InfoScheduler.after_preparation_hook", interrupted)
+        assert cli.main(["info", "sys.executor=inline", *places]) == 130
+    (line,) = re.findall(r"^Continue with: mml-ray (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main([*shlex.split(line), *places]) == 0
+    assert "3 of 3 commands committed" in capsys.readouterr().out
 
 
 # -- the plan instead of a run --------------------------------------------------------------------------------------------------
