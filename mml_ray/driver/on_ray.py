@@ -20,6 +20,9 @@ from typing import Any
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a command without GPU must not see any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault(
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
+)  # variables that a submitted job sets are passed on, not refused as set twice
 
 import ray
 from ray import exceptions as ray_errors
@@ -92,8 +95,15 @@ class RaySession:
         )
         self.address = str(context.address_info["gcs_address"])
 
-    def _join(self, address: str) -> None:
+    def _join(self, given: str) -> None:
+        if "://" in given:
+            raise MMLMisconfigurationException(
+                f"sys.address={given}: a driver runs on the cluster it joins. Submit it (ray job submit -- mml-ray ...), or give the address "
+                "of the cluster there (host:6379)."
+            )
+        address = given
         try:
+            address = _started_here() if given == "auto" else given
             _prepare_to_join(address)
             ray.init(
                 address=address, log_to_driver=False, configure_logging=False, namespace="mml-ray", runtime_env=_runtime_env()
@@ -145,6 +155,19 @@ def _leave() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(EXIT_FAILED)
+
+
+def _started_here() -> str:
+    """What ``auto`` means: ``RAY_ADDRESS``, or what ``ray start`` started last on this machine. Ray itself would take any Ray that it finds
+    among the processes, also the private one of another run.
+
+    Raises:
+        ConnectionError: there is neither.
+    """
+    address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address()
+    if not address or address == "auto":
+        raise ConnectionError("none was started on this machine, and RAY_ADDRESS is not set")
+    return address
 
 
 def _prepare_to_join(address: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +62,11 @@ class TwoNodes:
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
     log = tmp_path / "cluster.log"
+    folder = tempfile.mkdtemp(prefix="mml-cluster-", dir="/tmp")  # short, for the sockets in it
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", _CLUSTER],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -82,6 +86,7 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
             if member.is_running():
                 member.kill()
         process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
@@ -97,6 +102,33 @@ def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undistu
     failed = [(line["command"].split("--")[0], line["reason"]) for line in journal(lab.run) if line["op"] == "attempt_failed"]
     assert failed == [("fit", "lost")], "the command of that node, and no other"
     assert outcome(lab) == undisturbed
+
+
+def test_a_submitted_job_joins_its_cluster_and_may_set_our_variables(
+    lab: Lab, ray_head: str, undisturbed: dict[str, Any]
+) -> None:
+    """What Ray's job manager gives the driver: the address, and the environment that the job was submitted with."""
+    variables = {"MML_CHAOS": str(lab.trouble), "MML_SUBMITTED": "yes"}
+    job = {"runtime_env": {"env_vars": variables}, "metadata": {"job_submission_id": "one"}}
+    told = {"RAY_ADDRESS": ray_head, "RAY_AUTH_MODE": "disabled", "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job), **variables}
+    code, output = lab.call(*lab.next(), "sys.executor=ray", **told)
+    assert code == 0 and f"ray at {ray_head})" in output, output
+    assert outcome(lab) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("auto", "No Ray cluster answers at 'auto': none was started on this machine"),
+        ("127.0.0.1:1", "No Ray cluster answers at '127.0.0.1:1': Connection refused"),
+        ("ray://127.0.0.1:10001", "a driver runs on the cluster it joins"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(address: str, said: str, lab: Lab) -> None:
+    began = time.monotonic()
+    code, output = lab.call(*lab.next(), "sys.executor=ray", f"sys.address={address}", RAY_TMPDIR=str(lab.trouble))
+    assert code == 2 and said in output and "Traceback" not in output, output
+    assert time.monotonic() - began < 30
 
 
 _CHAOS = (pytest.mark.chaos, pytest.mark.slow)
