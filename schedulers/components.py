@@ -160,8 +160,6 @@ def tune(scheduler: AbstractBaseScheduler, trainer: Any, model: Any, *, datamodu
     checkpoint = scheduler.checkpoint_callback
     if checkpoint is not None and checkpoint.generations is not None and checkpoint.generations.latest() is not None:
         return
-    if options.get("lr") and plain(scheduler, "compile").get("enable"):
-        raise MMLMisconfigurationException("tune.lr=true cannot be combined with compile.enable=true: turn one of them off.")
     from lightning.pytorch.tuner.tuning import Tuner
 
     from mml_ray.training.fit import quiet

@@ -60,7 +60,7 @@ def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
     for name in names:
         if name not in scheduler.cfg.task_list:
             raise MMLMisconfigurationException(unknown_name_message("task in mode.eval_on", name, scheduler.cfg.task_list))
-    return names
+    return list(dict.fromkeys(names))
 
 
 def check(scheduler: AbstractBaseScheduler) -> None:

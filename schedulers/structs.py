@@ -88,13 +88,13 @@ def check_tasks(names: list[str], manager: MMLFileManager) -> None:
 
     Raises:
         TaskNotFoundError: names the nearest tasks that are there.
-        UnknownNameError: an unknown tag.
+        UnknownNameError: an unknown tag. MMLMisconfigurationException: a tag with too few or too many arguments.
     """
-    from mml_ray.tasks.tags import parse
+    from mml_ray.tasks.tags import check
 
     there = manager.data.index()
     for name in names:
-        if name not in there and parse(name).base not in there:
+        if name not in there and check(name).base not in there:
             hint = "Create it first: mml-ray create tasks=... (mml-ray info lists what is there)."
             raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
 

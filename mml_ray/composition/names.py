@@ -38,7 +38,8 @@ def chosen(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield from _one(settings, "lr_scheduler", "scheduler", "name")
     yield from _one(settings, "arch", "architecture", "backend")
     for group, kind in (("loss", "loss"), ("metrics", "metric")):
-        for route, items in (settings.get(group) or {}).items():
+        routes = {name: items for name, items in (settings.get(group) or {}).items() if name != "class_weights"}
+        for route, items in routes.items():
             for position, item in enumerate(items if isinstance(items, list) else []):
                 name = item.get("type") if isinstance(item, dict) else item
                 if name is not None:

@@ -108,7 +108,7 @@ def _function_of(tag: Tag) -> TagFunction:
     try:
         signature.bind(None, *tag.args)
     except TypeError as error:
-        wanted = [str(parameter) for parameter in list(signature.parameters.values())[1:]]
+        wanted = [str(parameter.replace(annotation=parameter.empty)) for parameter in list(signature.parameters.values())[1:]]
         raise MMLMisconfigurationException(
             f"The tag '{tag}' has the wrong number of arguments: {tag.name} takes ({', '.join(wanted)})."
         ) from error

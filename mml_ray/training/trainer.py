@@ -78,6 +78,7 @@ def create_trainer(options: TrainerOptions | None = None) -> Trainer:
     """The trainer for ``options``; wrong ones raise :class:`MMLMisconfigurationException`."""
     options = options or TrainerOptions()
     _silence()
+    check_extra(options.extra)
     arguments = {
         "max_epochs": options.max_epochs,
         "min_epochs": None if options.min_epochs is None else min(options.min_epochs, options.max_epochs),
@@ -93,7 +94,7 @@ def create_trainer(options: TrainerOptions | None = None) -> Trainer:
         "num_sanity_val_steps": 0,
         "default_root_dir": options.checkpoint_dir or tempfile.gettempdir(),
         "plugins": [VerifiedCheckpointIO(), LightningEnvironment()],
-        **_checked_extra(options.extra),
+        **options.extra,
     }
     try:
         trainer = Trainer(**arguments)
@@ -136,12 +137,12 @@ def _callbacks(options: TrainerOptions) -> list[Any]:
     return chosen
 
 
-def _checked_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Raises :class:`MMLMisconfigurationException` for the first argument that Lightning's ``Trainer`` does not have."""
     allowed = [name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", *_OWN)]
     for key in extra:
         if key not in allowed:
             raise MMLMisconfigurationException(unknown_name_message("trainer option", key, allowed))
-    return dict(extra)
 
 
 def _silence() -> None:

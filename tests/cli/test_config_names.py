@@ -59,6 +59,19 @@ def test_every_name_is_registered(option: str) -> None:
     assert not missing
 
 
+def test_class_weights_are_no_losses() -> None:
+    assert list(compose_run(["train", "loss.class_weights=[1,2]"]).cfg.loss.class_weights) == [1, 2]
+
+
+def test_arguments_of_the_trainer_that_are_not_looked_up_are_there() -> None:
+    from mml_ray.composition.foresight import _TRAINER
+    from mml_ray.training.trainer import TrainerOptions, check_extra
+
+    options = TrainerOptions.from_config(dict.fromkeys(sorted(_TRAINER)))
+    check_extra(options.extra)
+    assert "limit_train_batches" in options.extra
+
+
 def test_names_that_are_not_looked_up_are_right() -> None:
     from mml_ray.composition.names import KNOWN, KNOWN_NETWORKS, check_names
 

@@ -162,6 +162,7 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train tasks=digits preprocessing=size225", r"'size225'.*size224"),
         ("train tasks=digits preprocessing.id=mine", r"id 'mine'.*name of the file"),
         ("train task_list=[digts] pivot.name=digts", r"Unknown task 'digts'.*digits"),
+        ("train tasks=digits tagging.all=+nested pivot.tags=+nested?0", r"'nested' .*takes \(fold, new_folds=''\)"),
         ("train task_list=[digits]", r"No task to train.*pivot\.name"),
         ("train tasks=digits mode.subroutines=[]", r"mode\.subroutines is empty.*predict"),
         ("train tasks=digits mode.subroutines=[trian]", r"'trian'.*train"),

@@ -53,7 +53,7 @@ def test_malformed_names_are_refused(name: str) -> None:
 def test_unknown_tags_and_wrong_arguments_are_explained() -> None:
     with pytest.raises(UnknownNameError, match="Unknown tag 'nestd'. Did you mean: nested"):
         tags.check("digits+nestd?0")
-    with pytest.raises(MMLMisconfigurationException, match=r"nested takes \(fold: 'str', new_folds: 'str' = ''\)"):
+    with pytest.raises(MMLMisconfigurationException, match=r"nested takes \(fold, new_folds=''\)"):
         tags.check("digits+nested")
     with pytest.raises(MMLMisconfigurationException, match="number of arguments"):
         tags.check("digits+subset?0_5?1?2")
