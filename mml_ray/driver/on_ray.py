@@ -248,7 +248,7 @@ class RayExecutor:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.node = ""  # each outcome says where it ran
-        self._check = check
+        self._check = client.check = check
         self._slots = max((slots(nodes, request) for request in requests), default=1)
         self.window = _QUEUE + self._slots
         bundle = (dict(manager_arguments), context, client, ray.cloudpickle.dumps(workload))

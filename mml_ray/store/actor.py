@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,8 @@ from mml_ray.store.run import RunStore
 
 #: how long a caller waits for the actor to come back, in seconds
 PATIENCE = 120.0
+#: seconds between two looks of a waiting driver at whether Ray is still there
+_LOOK = 2.0
 
 
 class _Host:
@@ -56,6 +58,8 @@ class StoreClient:
     """Talks to the actor; usable from every process of the cluster (it pickles)."""
 
     def __init__(self, handle: Any) -> None:
+        #: called while the driver waits for an answer; raises if there can be none any more
+        self.check: Callable[[], None] = _nothing
         self._handle = handle
         self._in_worker = False
         self._pending: Any = None
@@ -67,21 +71,29 @@ class StoreClient:
         return self._handle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_handle": self._handle, "_in_worker": True, "_pending": None, "_answer": {"stop": False}}
+        return {"_handle": self._handle, "check": _nothing, "_in_worker": True, "_pending": None, "_answer": {"stop": False}}
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 reference = self._handle.call.remote(method, list(args), kwargs)
-                return get_beside(reference) if self._in_worker else ray.get(reference)
+                return get_beside(reference) if self._in_worker else self._answer_to(reference)
             except ray_errors.RayTaskError as error:
                 cause = error.cause if isinstance(error.cause, BaseException) else error
                 raise cause from None
             except (ray_errors.ActorUnavailableError, ray_errors.ActorDiedError) as error:
+                self.check()
                 if time.monotonic() > deadline or _hopeless(error):
                     raise MMLError(f"The file manager of the run does not come back: {error}") from error
                 time.sleep(0.2)
+
+    def _answer_to(self, reference: Any) -> Any:
+        while True:
+            try:
+                return ray.get(reference, timeout=_LOOK)
+            except ray_errors.GetTimeoutError:
+                self.check()
 
     def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> Mapping[str, Any]:
         """As ``RunStore.report``, without waiting: the answer may be that to the report before."""
@@ -107,6 +119,10 @@ class StoreClient:
             return self._call(name, *args, **kwargs)
 
         return method
+
+
+def _nothing() -> None:
+    """Ask nobody."""
 
 
 def _hopeless(error: BaseException) -> bool:

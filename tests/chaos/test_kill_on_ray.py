@@ -80,8 +80,8 @@ def test_the_driver_killed_many_times(lab: Lab, ray_head: str, undisturbed: dict
 @pytest.mark.parametrize("name", [*ACTOR, *WORKER, *SETTLE])
 def test_killed_at_a_failpoint(name: str, lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     """The first time that an actor, or a worker, comes by: the driver is through with the names it shares with the actor then."""
-    shared = name.startswith(("lease.", "journal."))
-    entries = [f"{name}=kill@{3 if shared else 1}"]
+    once, often = name.startswith("lease.") or name.endswith("_replace"), name.startswith("journal.")
+    entries = [f"{name}=kill@{2 if once else 3 if often else 1}"]
     if name in ("fail.after_append", "open.before_clean", "clean.before_unlink", "clean.after_unlink"):
         entries.append("worker.after_command=kill@2")  # an attempt that leaves something behind
     code, output = lab.call(*lab.next(), *_joined(ray_head), **_armed(lab, entries))
