@@ -75,7 +75,7 @@ def create_dataset(name: str, context: CreationContext) -> Path:
                 log.warning("Dataset %s was left unfinished by an earlier run; it is made anew.", name)
             with writing(folder):
                 shutil.rmtree(folder)
-        with activated(context), being_made(folder):
+        with writing(folder), activated(context), being_made(folder):
             made = call_creator(creator, context)
             _check_made(made, folder, name)
     root.refresh()

@@ -156,14 +156,20 @@ def test_a_task_creator_describes_its_task(asked: CreationContext) -> None:
             create_task("toy", asked)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), OSError(28, "No space left on device", "/x")])
-def test_a_failed_creation_leaves_nothing(asked: CreationContext, error: BaseException) -> None:
+FULL_DISK = OSError(28, "No space left on device", "/x")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(RuntimeError("boom"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt), (FULL_DISK, StorageError)],
+)
+def test_a_failed_creation_leaves_nothing(asked: CreationContext, error: BaseException, raised: type[BaseException]) -> None:
     def fail(context: CreationContext) -> Path:
         (context.data_root.dataset_path("toy_dset") / "half").write_text("x")
         raise error
 
     with_dset_creator(fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(raised, match="The disk of /x is full" if raised is StorageError else None):
         create_dataset("toy_dset", asked)
     assert not asked.data_root.dataset_path("toy_dset").exists()
 
