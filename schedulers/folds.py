@@ -88,12 +88,32 @@ def check(scheduler: AbstractBaseScheduler) -> None:
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch} exceeds trainer.max_epochs={cfg.trainer.max_epochs}: "
             "no epoch would be validated, so none is the best. Set mode.store_best=false."
         )
+    if training:
+        _check_architecture(scheduler)
     if mode.nested and "+nested" in str(scheduler.pivot):
         log.warning("The pivot %s is nested already; mode.nested=true nests it once more.", scheduler.pivot)
     if mode.cv and not mode.nested and training:
         _check_validation_use(scheduler)
     if "test" in scheduler.subroutines and not mode.nested:
         log.warning("mode.nested=false: this evaluates on the real test data of %s.", scheduler.pivot)
+
+
+#: networks of arch=monai that give one vector for an image, and nothing for its pixels
+_POOLED = ("resnet", "densenet", "efficientnet")
+
+
+def _check_architecture(scheduler: AbstractBaseScheduler) -> None:
+    """A network that cannot segment is found before it is built for each fold."""
+    cfg, pivot = scheduler.cfg, base_of(str(scheduler.pivot))
+    arch, stored = cfg.get("arch", {}), scheduler.fm.data.index()
+    pooled = arch.get("backend") == "timm" or (arch.get("backend") == "monai" and str(arch.get("name")).startswith(_POOLED))
+    if not pooled or pivot not in stored:
+        return
+    if scheduler.fm.data.header(pivot, str(cfg.preprocessing.id)).task_type.route == "seg":
+        raise MMLMisconfigurationException(
+            f"Task '{pivot}' is a segmentation, which arch={arch.backend} arch.name={arch.name} cannot learn: it needs an encoder-decoder, "
+            "as arch.name=basic_unet or arch=smp."
+        )
 
 
 def check_blueprint(scheduler: AbstractBaseScheduler) -> None:

@@ -56,6 +56,11 @@ def check_ahead(settings: Mapping[str, Any]) -> None:
         )
     if (settings.get("tune") or {}).get("lr") and (settings.get("compile") or {}).get("enable"):
         raise MMLMisconfigurationException("tune.lr=true cannot be combined with compile.enable=true: turn one of them off.")
+    loss = settings.get("loss") or {}
+    if loss.get("class_weights") and loss.get("auto_activate_weighing"):
+        raise MMLMisconfigurationException(
+            "loss.class_weights is given, and loss.auto_activate_weighing is on: turn it off with loss.auto_activate_weighing=false."
+        )
     _check_trainer(trainer)
     for message in _without_effect(settings):
         raise MMLMisconfigurationException(message)

@@ -60,7 +60,9 @@ def test_every_name_is_registered(option: str) -> None:
 
 
 def test_class_weights_are_no_losses() -> None:
-    assert list(compose_run(["train", "loss.class_weights=[1,2]"]).cfg.loss.class_weights) == [1, 2]
+    assert list(
+        compose_run(["train", "loss.class_weights=[1,2]", "loss.auto_activate_weighing=false"]).cfg.loss.class_weights
+    ) == [1, 2]
 
 
 def test_arguments_of_the_trainer_that_are_not_looked_up_are_there() -> None:

@@ -63,6 +63,7 @@ def engine_is(launch: Callable[[RunRequest], Any], monkeypatch: pytest.MonkeyPat
         ("train trainer.devices=3", "one training runs on one device"),
         ("train trainer.max_time=banana", "days:hours:minutes:seconds"),
         ("train +trainer.limit_trian_batches=1", "limit_train_batches"),
+        ("train loss.class_weights=[1,2]", "loss.auto_activate_weighing=false"),
         ("train tune.lr=true compile.enable=true", "turn one of them off"),
         ("train proj=a/b", "a project is one folder"),
         ("info proj=", "a project is one folder"),

@@ -196,6 +196,20 @@ def test_a_setting_that_cannot_work_is_refused_before_the_start(
     assert not list(trained_on.results.rglob("journal.jsonl"))
 
 
+def test_a_network_that_cannot_segment_is_found_before_the_start(place: Place, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        _pictures(tmp_path / "cells" / kind, 12)
+    for mask in (tmp_path / "cells" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.eye(24, dtype=np.uint8) * 255)
+    source = ("tasks=from_folder", f"source.path={tmp_path / 'cells'}", "source.name=cells")
+    code, output = place.call("create", *source)
+    assert code == 0, output
+    code, output = place.call("train", *source, "--plan")
+    _refused(code, output, "'cells' is a segmentation", r"arch\.name=basic_unet")
+    code, output = place.call("train", *source, "arch.name=basic_unet", "--plan")
+    assert code == 0, output
+
+
 # -- a run that is continued ------------------------------------------------------------------------------------------------
 @pytest.fixture
 def looked(place: Place) -> Place:
