@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from mml_ray.tasks.attributes import IGNORE_INDEX, Keyword, License, Modality, T
 
 #: what was decided when the dataset was made, kept in its folder
 NOTES = "source.json"
+#: masks with more values than this rather number objects than name classes
+_MANY_CLASSES = 64
 SPLITS = {
     "train": ("train", "training", "training_data", "fit"),
     "val": ("val", "valid", "validation", "dev"),
@@ -67,6 +70,12 @@ def settle_masks(masks: Sequence[Path], folder: Path, *, context: CreationContex
         found = set().union(*in_threads(lambda path: set(mask_values(read_mask(path), path)), masks, workers=context.workers))
         is_binary = found <= {0, IGNORE_INDEX} and IGNORE_INDEX in found
         values = sorted(found if is_binary else found - {IGNORE_INDEX})
+        if len(values) > _MANY_CLASSES:
+            warnings.warn(
+                f"The masks hold {len(values)} values, and each becomes a class. Masks that number objects need to be made into "
+                "masks of classes first; source.classes names the values that there should be.",
+                stacklevel=2,
+            )
         given = {value: "background" if value == 0 else f"class_{value}" for value in values}
         if is_binary:
             given[IGNORE_INDEX] = "foreground"

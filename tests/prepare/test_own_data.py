@@ -121,6 +121,15 @@ def test_black_and_white_masks_are_numbered(root: DataRoot, tmp_path: Path) -> N
     assert set(np.unique(read_mask(stored))) == {0, 1} and set(np.unique(read_mask(tmp_path / "s/masks/0.png"))) == {0, 255}
 
 
+def test_masks_that_number_objects_warn(root: DataRoot, tmp_path: Path) -> None:
+    masks(tmp_path / "s", values=(0, 1, 2))
+    for number in range(10):
+        objects = np.arange(320, dtype=np.uint16).reshape(16, 20) // 4
+        write(tmp_path / "s" / "masks" / f"{number}.png", objects)
+    with pytest.warns(UserWarning, match="The masks hold 80 values, and each becomes a class"):
+        create(root, "from_folder", tmp_path / "s")
+
+
 def test_flat_folders_have_no_labels(root: DataRoot, tmp_path: Path) -> None:
     class_folders(tmp_path, classes={"s": 5})
     task = create(root, "from_folder", tmp_path / "s")
