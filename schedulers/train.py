@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,10 +244,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         trained = [_training_row(entry["params"], entry["result"]) for entry in self.fm.results("train_fold")]
         if trained:
             tables.append(score_table("Training", ["task", "fold"], trained))
-        tested = [_test_row(entry["params"], entry["result"]) for entry in self.fm.results("test_task")]
-        if tested:
-            tables.append(score_table("Test", ["model of", "fold", "evaluated on"], tested))
-        return tables
+        return [*tables, *tables_of_tests(self.fm.results("test_task"))]
 
     # -- the end -----------------------------------------------------------------------------------------------------------------------
     def before_finishing_hook(self) -> None:
@@ -257,6 +255,15 @@ class TrainingScheduler(AbstractBaseScheduler):
             self.return_value = sum(finite) / len(finite)
         if len(finite) < len(scores):
             log.warning("%d of %d folds ended without a finite score.", len(scores) - len(finite), len(scores))
+
+
+def tables_of_tests(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """A table for each task that was evaluated on (``mode.eval_on``): a mean is one over folds, not over tasks."""
+    rows = [_test_row(entry["params"], entry["result"]) for entry in results]
+    tasks = dict.fromkeys(labels[-1] for labels, _ in rows)
+    return [
+        score_table("Test", ["model of", "fold", "evaluated on"], [row for row in rows if row[0][-1] == task]) for task in tasks
+    ]
 
 
 def _training_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
