@@ -172,13 +172,14 @@ def _check_plain(name: str, value: Any) -> None:
         )
 
 
-def command_key(name: str, params: Sequence[Any], *, repetition: int = 0) -> str:
+def command_key(name: str, params: Sequence[Any], *, repetition: int = 0, digest_size: int = 4) -> str:
     """A name for a command that is safe in file names and stays the same when a plan grows.
 
-    ``<name>--<readable params>-<8 hex digits of both>``; the ``repetition``-th further entry that is equal gets ``~n``.
+    ``<name>--<readable params>-<8 hex digits of both>``; the ``repetition``-th further entry that is equal gets ``~n``. More digits where two
+    entries of a plan would share a key.
     """
     document = json.dumps([name, list(params)], sort_keys=True, separators=(",", ":"))
-    digest = hashlib.blake2b(document.encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(document.encode(), digest_size=digest_size).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_.=]+", "-", "_".join(_readable(param) for param in params)).strip("-.")[:60]
     key = f"{name}--{readable}-{digest}" if readable else f"{name}--{digest}"
     return f"{key}~{repetition + 1}" if repetition else key

@@ -239,18 +239,21 @@ class Loop:
         spec = self.board.commands[outcome.command]
         if outcome.status == "interrupted":
             self.display.event(spec, "interrupted", outcome.error.get("message", ""))
-            if not self._stopping:
-                self._again(spec, outcome)
+            if not self._stopping and not self._again(spec, outcome):
+                self._give_up(spec, outcome)
             return
         if self._stopping or not self._again(spec, outcome):
-            self.summary.failures[spec.key] = outcome
-            skipped = self.board.fail(spec.key)
-            self.summary.skipped += skipped
-            self.display.event(spec, "failed", outcome.error.get("message", ""))
-            if skipped:
-                self.display.note(f"{len(skipped)} command(s) that depend on {spec.title} are skipped.")
-            if self.policy.stop_on_failure:
-                self._stop("a command failed and on_failure=stop")
+            self._give_up(spec, outcome)
+
+    def _give_up(self, spec: CommandSpec, outcome: Outcome) -> None:
+        self.summary.failures[spec.key] = outcome
+        skipped = self.board.fail(spec.key)
+        self.summary.skipped += skipped
+        self.display.event(spec, "failed", outcome.error.get("message", ""))
+        if skipped:
+            self.display.note(f"{len(skipped)} command(s) that depend on {spec.title} are skipped.")
+        if self.policy.stop_on_failure:
+            self._stop("a command failed and on_failure=stop")
 
     def _again(self, spec: CommandSpec, outcome: Outcome) -> bool:
         """Plan a further attempt if the policy has one left; says so."""

@@ -87,11 +87,15 @@ def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
     """
     commands: list[CommandSpec] = []
     seen: Counter[tuple[str, str]] = Counter()
+    taken: set[str] = set()
     stage_start, stage_name = 0, ""
     for index, entry in enumerate(entries):
         params = check_params(entry.name, entry.params)
         identity = (entry.name, json.dumps(list(params), sort_keys=True))
         key = command_key(entry.name, params, repetition=seen[identity])
+        if key in taken:  # by one that looks alike
+            key = command_key(entry.name, params, repetition=seen[identity], digest_size=16)
+        taken.add(key)
         seen[identity] += 1
         if entry.name != stage_name:
             stage_start, stage_name = index, entry.name

@@ -306,6 +306,9 @@ class RayExecutor:
         except ray_errors.OutOfMemoryError as error:
             return self._lost(spec, attempt, "oom", _oom_message(spec, error))
         except ray_errors.TaskCancelledError as error:
+            if spec.key in self._stalled:  # ended by cancelling it: its process is on another node
+                self._stalled.discard(spec.key)
+                return self._lost(spec, attempt, "stalled", "it gave no sign of life and was ended")
             return self._lost(spec, attempt, "interrupted", f"cancelled: {error}".rstrip(": "))
         except ray_errors.RayTaskError as error:  # raised around the command: a plugin that cannot be loaded, say
             described = {"type": type(error.cause).__name__, "message": str(error.cause), "traceback": str(error)}

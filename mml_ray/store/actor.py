@@ -63,6 +63,7 @@ class StoreClient:
         self._handle = handle
         self._in_worker = False
         self._pending: Any = None
+        self._asked_for: Any = None
         self._answer: Mapping[str, Any] = {"stop": False}
 
     @property
@@ -71,7 +72,14 @@ class StoreClient:
         return self._handle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_handle": self._handle, "check": _nothing, "_in_worker": True, "_pending": None, "_answer": {"stop": False}}
+        return {
+            "_handle": self._handle,
+            "check": _nothing,
+            "_in_worker": True,
+            "_pending": None,
+            "_asked_for": None,
+            "_answer": {"stop": False},
+        }
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         deadline = time.monotonic() + PATIENCE
@@ -97,6 +105,9 @@ class StoreClient:
 
     def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> Mapping[str, Any]:
         """As ``RunStore.report``, without waiting: the answer may be that to the report before."""
+        asking = (attempt["command"], attempt["attempt"])
+        if asking != self._asked_for:  # what the attempt before was told, perhaps after its end, is not for this one
+            self._pending, self._asked_for, self._answer = None, asking, {"stop": False}
         if self._pending is not None and self._pending.done():
             try:
                 self._answer = self._pending.result()

@@ -16,12 +16,14 @@ from typing import Any
 
 from mml_ray import atomic
 from mml_ray.failpoints import failpoint
-from mml_ray.store.inspection import pending_updates
+from mml_ray.store.inspection import holds, pending_updates
 from mml_ray.store.journal import Operation
+from mml_ray.store.markers import read_marker
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.state import Identity, RunState
 
 _MISSING: Identity = (0, 0, 0)
+UNCOMMITTED = "uncommitted"
 
 
 class Cleaner:
@@ -32,13 +34,29 @@ class Cleaner:
         self._given_up: dict[str, Identity] = {}
 
     def release(self, stored: Iterable[str], why: str) -> None:
-        """Give up these stored paths and remove their files; also what an earlier call could not remove."""
+        """Give up these stored paths and remove their files; also what an earlier call could not remove.
+
+        ``why=uncommitted``: a file that another run of the project has taken the name for meanwhile stays.
+        """
         self._remove_given_up()
         identities = {path: _identity(self._roots.absolute(path)) for path in dict.fromkeys(stored)}
+        if why == UNCOMMITTED:
+            for path, found in identities.items():
+                if found != _MISSING and self._is_of_another_run(self._roots.absolute(path)):
+                    identities[path] = _MISSING
         if identities:
             self._append([("paths_released", {"paths": {path: list(item) for path, item in identities.items()}, "why": why})])
             self._given_up.update(identities)
             self._remove_given_up()
+
+    def _is_of_another_run(self, file: Path) -> bool:
+        marker = read_marker(file)
+        if marker is not None:
+            return bool(marker.get("run") != self._state.run)
+        project = self._roots.project
+        journals = [*project.glob("runs/*/*/journal.jsonl"), *project.glob("hpo/*/trials/*/journal.jsonl")]
+        others = (path.parent for path in journals if not path.parent.samefile(self._paths.run_dir))
+        return any(holds(run_dir, file) for run_dir in others)
 
     def finish_releases(self) -> None:
         """Remove what former owners had given up and not removed."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mml_ray import atomic
 from mml_ray.errors import UserError
 from mml_ray.store.model_updates import check_delta
 from mml_ray.store.paths import Roots
@@ -115,12 +116,14 @@ class Decider:
         if reserved is None:
             raise NotCommitted(REFUSED, f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
         try:
-            size = os.stat(self.roots.absolute(path)).st_size
+            found = atomic.identity(self.roots.absolute(path))
         except OSError as error:
             raise NotCommitted(REFUSED, f"artifact {path} cannot be seen: {error.strerror}") from None
-        if size != item["size"]:
-            raise NotCommitted(REFUSED, f"artifact {path} has {size} bytes now, {item['size']} when it was measured")
-        return {"path": path, "key": reserved.key, "size": size, "sha256": str(item["sha256"])}
+        if found is None:
+            raise NotCommitted(REFUSED, f"artifact {path} cannot be seen: it is not there")
+        if found[2] != item["size"]:
+            raise NotCommitted(REFUSED, f"artifact {path} has {found[2]} bytes now, {item['size']} when it was measured")
+        return {"path": path, "key": reserved.key, "size": found[2], "sha256": str(item["sha256"])}
 
     def _updates(self, updates: Mapping[str, Any]) -> dict[str, Any]:
         for path, delta in updates.items():

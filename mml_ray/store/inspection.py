@@ -54,6 +54,21 @@ def roots_of(state: RunState, run_dir: Path | str) -> Roots:
     return Roots.of(found, here)
 
 
+def holds(run_dir: Path | str, file: Path) -> bool:
+    """Whether a run committed this file, or an attempt of it may be writing it. A journal that cannot be read may hold anything."""
+    try:
+        lines = atomic.read_bytes(RunPaths(run_dir).journal)
+    except FileNotFoundError:
+        return False
+    if file.name.encode() not in lines and json.dumps(file.name)[1:-1].encode() not in lines:
+        return False
+    try:
+        state = read_run(run_dir)
+    except UserError:
+        return True
+    return state.is_held(roots_of(state, run_dir).stored(file))
+
+
 def verify(run_dir: Path | str, roots: Mapping[str, str] | None = None) -> list[str]:
     """Measure every artifact again; returns what is wrong, one line each (empty: all is well).
 

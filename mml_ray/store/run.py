@@ -18,7 +18,7 @@ from mml_ray import atomic
 from mml_ray.errors import CommandError, FencedError, JournalError, MMLError, StorageError, UserError
 from mml_ray.failpoints import failpoint
 from mml_ray.store import journal, model_updates, opening, reserving
-from mml_ray.store.cleaning import Cleaner
+from mml_ray.store.cleaning import UNCOMMITTED, Cleaner
 from mml_ray.store.commits import Decider, finish_blockers, where
 from mml_ray.store.inspection import RunInfo, find_runs, pending_updates, read_run, verify
 from mml_ray.store.journal import Journal, Operation
@@ -103,7 +103,7 @@ class RunStore(RunView):
                 failpoint("open.before_clean")
                 self._cleaner.sweep(self.token)
                 self._cleaner.finish_releases()
-                self._cleaner.release(self.state.garbage(), "uncommitted")
+                self._cleaner.release(self.state.garbage(), UNCOMMITTED)
                 failpoint("open.after_clean")
                 self._write_plan()
             self._unprojected = pending_updates(self.state)
@@ -180,7 +180,7 @@ class RunStore(RunView):
             self._append(operations, durable=False)
             failpoint("start.after_append")
             with self._storage("clean up"):
-                self._cleaner.release(self.state.garbage(count), "uncommitted")
+                self._cleaner.release(self.state.garbage(count), UNCOMMITTED)
             failpoint("start.after_clean")
         return numbers
 
@@ -285,7 +285,7 @@ class RunStore(RunView):
                 )
             self._project(must=True)
         with self._storage("clean up"):
-            self._cleaner.release(self.state.garbage(), "uncommitted")
+            self._cleaner.release(self.state.garbage(), UNCOMMITTED)
             if status == FINISHED:
                 summary.update(self._cleaner.remove(remove))
         self._append([("run_finished", {"status": status, "at": opening.now(), **summary})], durable=True)

@@ -97,6 +97,14 @@ def test_keys_are_safe_file_names_and_tell_similar_parameters_apart() -> None:
     assert len(command_key("a", ["x" * 1000])) < 120
 
 
+def test_parameters_whose_digests_collide_get_different_keys() -> None:
+    folder = "/data/projects/2024/hospital/cohort_with_a_rather_long_name/images/patient_00"
+    alike = [f"{folder}33051.png", f"{folder}51661.png"]
+    assert len({command_key("step", [name]) for name in alike}) == 1, "32 bits, and the same first 60 characters"
+    plan = build_plan([Entry("step", [name], after=[]) for name in alike], scheduler="s")
+    assert len({command.key for command in plan.commands}) == 2 and plan.commands[0].key == command_key("step", alike[:1])
+
+
 @pytest.mark.parametrize("param", [object(), {1: 2}, b"x", {"a": {1, 2}}])
 def test_params_that_are_no_plain_data_are_refused_when_the_plan_is_built(param: object) -> None:
     with pytest.raises(MMLMisconfigurationException, match="'step'"):

@@ -158,6 +158,13 @@ def test_a_lost_worker_that_comes_back_leaves_no_trace_in_the_exit_code() -> Non
     assert summary.exit_code == 0 and set(store.attempts.values()) == {3}
 
 
+def test_a_command_that_ends_by_itself_as_if_interrupted_fails_in_the_end_like_any_other() -> None:
+    summary, store, _, _ = _run(CHAIN, lambda spec, _: "interrupted" if spec.name == "a" else "done", retries_system=2)
+    (key,) = summary.failures
+    assert summary.exit_code == 1 and key.startswith("a--") and store.attempts[key] == 3
+    assert [name.split("--")[0] for name in summary.skipped] == ["b"]
+
+
 def test_an_exception_is_not_retried_and_skips_only_what_depends_on_it() -> None:
     summary, store, _, notes = _run(CHAIN, lambda spec, _: "failed" if spec.name == "a" else "done")
     assert summary.exit_code == 1 and summary.committed == 1

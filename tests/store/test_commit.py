@@ -354,6 +354,30 @@ def test_a_run_is_not_finished_while_something_is_open(world: World) -> None:
     assert not read_run(world.run_dir).finished
 
 
+@pytest.mark.parametrize("assignment", [PARAMETERS, PLAIN])
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_name_that_another_run_took_meanwhile_is_not_cleaned_up(
+    tmp_path: Path, assignment: dict[str, Any], committed: bool
+) -> None:
+    world, other = World(tmp_path), World(tmp_path, run="2024-01-02/03-04-06-000000")
+    store = world.planned(1)
+    path = Path(store.roots.absolute(store.reserve(start(store, "c0"), assignment=assignment, task="t", file=None)))
+    path.unlink(missing_ok=True)  # as the command itself may have done
+    store.close()
+    second = other.planned(1)
+    attempt = start(second, "c0")
+    assert artifact(second, attempt, b"of the other run", assignment) == path
+    if committed:
+        second.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+        second.finish("finished", remove={})
+    second.close()
+    world.open().close()
+    assert path.read_bytes() == b"of the other run" and verify(other.run_dir) == []
+    if not committed:
+        other.open().close()
+        assert not path.exists(), "its own run cleans it up"
+
+
 # -- model storages --------------------------------------------------------------------------------------------------------------------
 def test_a_model_storage_changes_by_delta(world: World) -> None:
     from mml_ray.store.artifacts import ModelStorage
