@@ -234,7 +234,8 @@ class Session:
         request = {"command": name, "position": position, "node": "", "pid": 0}
         attempt = self._patiently(lambda: store.start([request]))[0]
         spec = CommandSpec(name, position, name, (), resources=Resources(num_cpus=0))
-        outcome = run_attempt(self.scheduler, spec, attempt, manager=self.manager, context=context)
+        with self._interruptible():
+            outcome = run_attempt(self.scheduler, spec, attempt, manager=self.manager, context=context)
         if outcome.status == "done" and not repeated:
             if name == FINISH:  # what a driver that is killed from here on would not know
                 value = self.scheduler.return_value
@@ -254,6 +255,16 @@ class Session:
             raise KeyboardInterrupt
         if outcome.status != "done":
             _raise_again(name, outcome.error, outcome.exception)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within the block a second request to stop raises where this thread stands, as always without Ray: no loop looks at the count."""
+        before = self.interrupt.inline
+        self.interrupt.inline = before or (lambda: None)
+        try:
+            yield
+        finally:
+            self.interrupt.inline = before
 
     def _patiently(self, write: Callable[[], Any]) -> Any:
         return patiently(write, say=self.display.note, hurry=lambda: self.interrupt.count > 1)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.chaos.lab import Lab, again_and_again, outcome
+from tests.chaos.scheduler import ChaosScheduler
 from tests.integration.harness import commits, family, journal, survivors, wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -108,6 +109,34 @@ def test_ctrl_c_twice_on_ray_ends_at_once(lab: Lab, ray_head: str, undisturbed: 
         gate.unlink()
     again_and_again(lab, "sys.executor=inline", "sys.address=null")
     assert outcome(lab)["files"] == undisturbed["files"]
+
+
+class Framed(ChaosScheduler):
+    """Its hooks, which run in the driver, go wrong as ``hook_prepare`` and ``hook_finish`` say."""
+
+    def after_preparation_hook(self) -> None:
+        self._trouble("hook", "prepare")
+
+    def before_finishing_hook(self) -> None:
+        self._trouble("hook", "finish")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("hook", ["hook_prepare", "hook_finish"])
+def test_ctrl_c_twice_ends_a_hook_that_runs_in_the_driver_of_ray(hook: str, lab: Lab, ray_head: str) -> None:
+    gate = lab.go_wrong(hook, "gate")
+    mode = "mode.scheduler._target_=tests.chaos.test_interrupts.Framed"
+    process = lab.start(*lab.next(), mode, "sys.executor=ray", f"sys.address={ray_head}", RAY_AUTH_MODE="disabled")
+    assert lab.gate(hook) == process.pid
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    output = _end(process, timeout=20)
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert re.search(r"^Continue with: mml-ray .*continue=", output, re.M), output
+    gate.unlink()
+    code, output = lab.fork(*CONTINUE, "sys.executor=inline", "sys.address=null")
+    assert code == 0, output
 
 
 def _end(process: subprocess.Popen[str], timeout: float = 60) -> str:
