@@ -38,9 +38,11 @@ from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
 from mml_ray.failpoints import failpoint
 from mml_ray.store.actor import StoreClient, get_beside
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.owner import die_with_parent
+from mml_ray.store.owner import current_owner, die_with_parent, process_start
 
 _PREFIX = "mml-ray-"
+#: file in a session folder that says what its process number means something within
+_MACHINE = "machine"
 #: variable by which Ray tells pools of worker processes apart
 _POOL = "MML_RAY_POOL"
 #: commands beyond the slots that are handed to Ray at once, so that a free worker never waits for the driver
@@ -79,20 +81,25 @@ class RaySession:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # without it Ray writes a token to the user's home
         _stay_on_loopback()
         _remove_stale_folders()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp" if os.path.isdir("/tmp") else None))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_sessions()))
+        (self._folder / _MACHINE).write_text(current_owner()["machine"])
         self._reaper = Reaper(self._folder) if sys.platform == "linux" else None
         cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
-        context = ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=options.num_gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=str(self._folder),
-            namespace="mml-ray",
-            runtime_env=_runtime_env({MARK: str(self._folder)}),
-        )
+        os.environ[MARK] = str(self._folder)  # Ray's own processes carry it too
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=options.num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(self._folder),
+                namespace="mml-ray",
+                runtime_env=_runtime_env({MARK: str(self._folder)}),
+            )
+        finally:
+            del os.environ[MARK]
         self.address = str(context.address_info["gcs_address"])
 
     def _join(self, given: str) -> None:
@@ -224,12 +231,19 @@ def _node(entry: Mapping[str, Any]) -> Node:
     )
 
 
+def _sessions() -> str:
+    """Where the session folders of local Rays lie: a short path, for the sockets in them."""
+    return "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+
+
 def _remove_stale_folders() -> None:
-    """Session folders of local Rays whose process was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+    """Session folders of local Rays whose process was killed; on this machine, and in this container of it."""
+    here = current_owner()["machine"]
+    for folder in Path(_sessions()).glob(f"{_PREFIX}*-*"):
         number = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and os.path.isdir("/proc/self"):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if (folder / _MACHINE).read_text() == here and number.isdigit() and process_start(int(number)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- the executor ----------------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 Killed with -9, a driver cannot end its local Ray. Most of Ray's processes notice within seconds; its agents may not. The reaper looks at
 the driver's descendants once a second; when the driver is gone it waits a moment, kills those that are still there, and removes
 the session folder. What a command started a moment before nobody has seen; it is known by the variable :data:`MARK` in its environment.
+What the driver had started before Ray is not the reaper's; and when the driver lives and ends Ray itself, only what carries the mark is.
 The reaper is run as a script and uses the standard library alone:
 
-    python reaper.py <pid of the driver> <folder to remove>
+    python reaper.py <pid of the driver> <folder to remove> [<pid>:<start time> of those that are not its own ...]
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Reaper:
     """The driver's handle of the process."""
 
     def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(folder)]
+        others = [f"{pid}:{started}" for pid, started in descendants({os.getpid()}, table())]
+        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(folder), *others]
         self._process = subprocess.Popen(  # a session of its own: Ctrl-C in the terminal is not for it
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -78,31 +80,36 @@ def alive(known: set[Process], processes: dict[int, tuple[int, str]]) -> set[Pro
 
 def marked(folder: str) -> set[int]:
     """Processes whose environment carries the mark of this session."""
-    wanted, found = f"{MARK}={folder}".encode(), set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read().split(b"\0"):
-                        found.add(int(name))
-            except OSError:
-                continue
-    return found
+    return {int(name) for name in os.listdir("/proc") if name.isdigit() and is_marked(int(name), folder)}
 
 
-def watch(driver: int, folder: str) -> None:
+def is_marked(pid: int, folder: str) -> bool:
+    """Whether the environment of a process carries the mark; one that gave itself a title may have written over it."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{MARK}={folder}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def watch(driver: int, folder: str, others: set[Process]) -> None:
     """Until the driver is gone or sends SIGTERM; then clean up."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     processes = table()
     identity = processes.get(driver, (0, ""))[1]
     known: set[Process] = set()
+    own: set[Process] = set()
+    others = others | {(os.getpid(), processes[os.getpid()][1])}
     while not asked and processes.get(driver, (0, ""))[1] == identity:
-        known = alive(known, processes)
-        known |= descendants({driver, *(pid for pid, _ in known)}, processes) - {(os.getpid(), processes[os.getpid()][1])}
+        known, own = alive(known, processes), alive(own, processes)
+        new = descendants({driver, *(pid for pid, _ in known)}, processes) - others - known
+        known |= new
+        own |= {(pid, started) for pid, started in new if is_marked(pid, folder)}
+        own |= descendants({pid for pid, _ in own}, processes)
         time.sleep(LOOK)
         processes = table()
-    end(known, folder)
+    end(own if asked else known, folder)
 
 
 def end(known: set[Process], folder: str) -> None:
@@ -126,4 +133,5 @@ def end(known: set[Process], folder: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2])
+    given = (item.partition(":") for item in sys.argv[3:])
+    watch(int(sys.argv[1]), sys.argv[2], {(int(pid), started) for pid, _, started in given})
