@@ -6,12 +6,16 @@ Every primitive goes through :data:`fs`, so a test can make the n-th of them fai
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+#: what the operating system says to one who may not write
+DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class FileSystem:

@@ -38,7 +38,6 @@ WIP_MARKER = "wip.txt"
 INDEX_FILE = ".task_index.json"
 LOCKS = ".locks"
 _INDEX_VERSION = 1
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -265,7 +264,7 @@ def writing(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        if error.errno in _DENIED:
+        if error.errno in atomic.DENIED:
             raise StorageError(
                 f"No permission to write {where}: {error.strerror}. Choose another data root (MML_DATA_PATH) or mend it."
             ) from error

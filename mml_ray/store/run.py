@@ -336,8 +336,14 @@ class RunStore(RunView):
                 if must:
                     raise StorageError(f"Committed changes cannot be written to {path}: {error}") from error
                 log.warning("Committed changes of %s could not be written yet: %s", path, error)
-            except OSError as error:  # no command may start that would read the file without them
-                raise journal.failure("write committed changes to", path, error) from error
+            except OSError as error:
+                if error.errno not in atomic.DENIED or self.roots.absolute(path).is_relative_to(self.roots.project):
+                    # no command may start that would read the file without them
+                    raise journal.failure("write committed changes to", path, error) from error
+                log.warning(
+                    "%s of another project cannot be written (%s): what it is told stays in this run.", path, error.strerror
+                )
+                del self._unprojected[path]
             else:
                 del self._unprojected[path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import os
@@ -378,6 +379,17 @@ def test_a_name_that_another_run_took_meanwhile_is_not_cleaned_up(
         assert not path.exists(), "its own run cleans it up"
 
 
+def test_a_size_out_of_the_cache_of_a_network_file_system_is_not_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = world.planned(1)
+    attempt = start(store, "c0")
+    path = Path(store.roots.absolute(store.reserve(attempt, assignment=PARAMETERS, task="t", file=None)))
+    cached, stat = os.stat(path), os.stat  # of the marker
+    atomic.write_bytes(path, b"weights" * 100)  # by a worker on another node
+    artifacts = settle_artifacts([path])
+    monkeypatch.setattr(os, "stat", lambda asked, **more: cached if str(asked) == str(path) else stat(asked, **more))
+    assert status(store.commit([outcome(attempt, artifacts=artifacts)])) == ["committed"]
+
+
 # -- model storages --------------------------------------------------------------------------------------------------------------------
 def test_a_model_storage_changes_by_delta(world: World) -> None:
     from mml_ray.store.artifacts import ModelStorage
@@ -434,6 +446,31 @@ def test_a_run_that_sleeps_while_it_changes_a_model_storage_does_not_stop_others
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     assert model_updates.project(path, [model_updates.entry("run", "c0", 0, {"append_metrics": [{"x": 1.0}]})])
     os.close(descriptor)
+
+
+def test_models_of_a_project_that_may_only_be_read_do_not_stop_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = world.results / "elsewhere" / "model.json"
+    foreign.parent.mkdir()
+    foreign.write_text("{}")
+    write = atomic.write_json
+
+    def denied(path: Path, *rest: Any, **more: Any) -> None:
+        if path == foreign:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        write(path, *rest, **more)
+
+    monkeypatch.setattr(atomic, "write_json", denied)
+    store = world.planned(1)
+    change = {"append_metrics": [{"acc": 1.0}]}
+    assert status(store.commit([outcome(start(store, "c0"), models_update={"results:elsewhere/model.json": change})])) == [
+        "committed"
+    ]
+    assert "stays in this run" in caplog.text
+    store.close()
+    again = world.open()
+    assert again.finish("finished", remove={})["status"] == "finished"
 
 
 def _without_updates(path: Path) -> bytes:
