@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
 from mml_ray.report.tables import Table, score_table
 from mml_ray.schedulers import components, structs
 from mml_ray.schedulers import folds as fold_plan
-from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle, portable
 from mml_ray.seeding import keyed_seed
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.pipeline import PipelineCfg
@@ -195,7 +195,7 @@ class TrainingScheduler(AbstractBaseScheduler):
     def _store_model(self, struct: TaskStruct, fold: int, model: LightningModule, fitted: Any) -> ModelStorage:
         from mml_ray.models.checkpoint import save_weights
 
-        pipeline = PipelineCfg.from_cfg(OmegaConf.to_container(self.cfg, resolve=False), _standard_keys(self.cfg))
+        pipeline = PipelineCfg.from_cfg(portable(self.cfg), _standard_keys(self.cfg))
         pipeline_path = self.fm.construct_saving_path(pipeline, "pipeline", task_name=struct.name)
         pipeline.store(pipeline_path)
         parameters = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import platform
 import sys
 import time
@@ -342,3 +343,41 @@ def test_settings_for_commands_of_other_modes_are_told_not_refused(
 ) -> None:
     assert main(["chaos", f"proj={PROJECT}", "resources.calibrate.num_gpus=1", "sys.executor=inline"]) == 0
     assert "resources.calibrate is not used" in capsys.readouterr().err
+
+
+# -- the configuration that travels ------------------------------------------------------------------------------------
+def test_a_configuration_travels_with_its_references_and_without_needing_the_environment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference follows what a blueprint replaces; what a resolver gives is read in the driver."""
+    odd = r"a${b\${c"
+    monkeypatch.setenv("ONLY_IN_THE_DRIVER", odd)
+    given = ["+mode.twin=${mode.steps}", "+mode.listed=['${oc.env:ONLY_IN_THE_DRIVER}']", "+mode.none=${oc.env:NOT_SET,null}"]
+    scheduler = Carrier(api.compose_run(["chaos", f"proj={PROJECT}", *given]).cfg)
+    sent = pickle.dumps(scheduler)
+    monkeypatch.delenv("ONLY_IN_THE_DRIVER")
+    monkeypatch.setenv("NOT_SET", "here it is")
+    arrived = pickle.loads(sent).cfg
+    assert list(arrived.mode.listed) == [odd] and arrived.mode.none is None
+    arrived.mode.steps = 77
+    assert arrived.mode.twin == 77
+
+
+def test_a_training_writes_the_same_pipeline_inline_and_on_ray(
+    arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assignments, "_table", dict(assignments.assignments()))
+    monkeypatch.setenv("ONLY_IN_THE_DRIVER", "0.007")
+    places = [f"data_dir={tmp_path / 'data'}", f"out_dir={tmp_path / 'results'}", "tasks=digits", "num_workers=0"]
+    assert main(["create", *places, "sys.executor=inline"]) == 0
+    short = ["trainer.max_epochs=1", "mode.cv=false", "mode.nested=false"]
+    short += [f"+trainer.limit_{part}_batches=1" for part in ("train", "val")]
+    what = ["lr_scheduler=cosine", "optimizer.lr='${oc.decode:${oc.env:ONLY_IN_THE_DRIVER}}'"]
+    written = []
+    for executor in ("inline", "ray"):
+        project = tmp_path / "results" / executor
+        assert main(["train", *places, *short, *what, f"sys.executor={executor}", f"proj={executor}"]) == 0
+        (pipeline,) = (project / "PIPELINES").glob("*/*.yaml")
+        written.append(pipeline.read_text())
+    assert written[0] == written[1]
+    assert "T_max: ${trainer.max_epochs}" in written[0] and "lr: 0.007" in written[0]
