@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,10 @@ T = TypeVar("T")
 class Executor(Protocol):
     """Where commands run."""
 
-    #: how many commands may be with the executor at once
+    #: how many commands may be with the executor at once, and how many that ask for the same resources: what waits for one kind of
+    #: device must not keep others idle
     window: int
+    share: int
     #: name of the place, for the journal
     node: str
 
@@ -171,10 +174,12 @@ class Loop:
         if self._stopping or self._low_on_disk():
             return
         batch: list[CommandSpec] = []
+        asked = Counter(self.board.commands[key].resources for key in self._flying)
         while len(self._flying) + len(batch) < self.executor.window:
-            spec = self.board.take()
+            spec = self.board.take({request for request, count in asked.items() if count >= self.executor.share})
             if spec is None:
                 break
+            asked[spec.resources] += 1
             batch.append(spec)
         if not batch:
             return

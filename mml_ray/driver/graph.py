@@ -10,11 +10,12 @@ import hashlib
 import heapq
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec, check_params, command_key
+from mml_ray.driver.resources import Resources
 from mml_ray.errors import MMLMisconfigurationException
 
 
@@ -130,7 +131,7 @@ class Board:
         self.state = dict.fromkeys(self.commands, "waiting")
         self._followers: dict[str, list[str]] = defaultdict(list)
         self._missing: dict[str, int] = {}
-        self._ready: list[tuple[int, str]] = []
+        self._ready: dict[Resources, list[tuple[int, str]]] = defaultdict(list)
         self._barriers: list[tuple[int, int, str]] = []
         self._prefix = 0
         done = set(committed)
@@ -155,7 +156,8 @@ class Board:
 
     def _make_ready(self, key: str) -> None:
         self.state[key] = "ready"
-        heapq.heappush(self._ready, (self.commands[key].position, key))
+        command = self.commands[key]
+        heapq.heappush(self._ready[command.resources], (command.position, key))
 
     def _advance(self) -> None:
         order = self.plan.commands
@@ -166,18 +168,22 @@ class Board:
             if self.state[key] == "waiting":
                 self._make_ready(key)
 
-    def take(self) -> CommandSpec | None:
-        """The next ready command, in plan order, now ``running``; ``None`` if there is none."""
-        while self._ready:
-            key = heapq.heappop(self._ready)[1]
-            if self.state[key] == "ready":
-                self.state[key] = "running"
-                return self.commands[key]
-        return None
+    def take(self, full: Container[Resources] = ()) -> CommandSpec | None:
+        """The next ready command, in plan order, now ``running``; ``None`` if there is none. Those that ask for what is in ``full`` wait."""
+        heaps = [heap for request, heap in self._ready.items() if request not in full]
+        for heap in heaps:
+            while heap and self.state[heap[0][1]] != "ready":
+                heapq.heappop(heap)
+        found = min((heap for heap in heaps if heap), default=None, key=lambda heap: heap[0])
+        if found is None:
+            return None
+        key = heapq.heappop(found)[1]
+        self.state[key] = "running"
+        return self.commands[key]
 
     def peek(self) -> bool:
         """Whether a command is ready."""
-        return any(self.state[key] == "ready" for _, key in self._ready)
+        return any(self.state[key] == "ready" for heap in self._ready.values() for _, key in heap)
 
     def put_back(self, key: str) -> None:
         """A running command becomes ready again (its attempt did not commit)."""

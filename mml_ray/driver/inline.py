@@ -13,7 +13,7 @@ from mml_ray.store.manager import MMLFileManager
 class InlineExecutor:
     """Runs the submitted attempts one after the other, each inside :meth:`wait`."""
 
-    window = 1
+    window = share = 1
 
     def __init__(self, workload: Workload, manager: MMLFileManager, context: AttemptContext) -> None:
         self.node = platform.node()

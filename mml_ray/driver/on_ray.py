@@ -264,7 +264,8 @@ class RayExecutor:
         self.node = ""  # each outcome says where it ran
         self._check = client.check = check
         self._slots = max((slots(nodes, request) for request in requests), default=1)
-        self.window = _QUEUE + self._slots
+        self.share = _QUEUE + self._slots
+        self.window = self.share * max(1, len(set(requests)))
         bundle = (dict(manager_arguments), context, client, ray.cloudpickle.dumps(workload))
         tag = f"{os.getpid()}-{id(self)}-{time.time_ns()}"
         self._client = client

@@ -6,6 +6,7 @@ import errno
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mml_ray.driver import executor as executor_module
 from mml_ray.driver.command import CommandSpec, Outcome, Status
 from mml_ray.driver.executor import FailurePolicy, Interrupt, RunSummary, run_plan
 from mml_ray.driver.graph import Board, Entry, build_plan
+from mml_ray.driver.resources import Resources
 
 Script = Callable[[CommandSpec, int], Any]
 
@@ -61,7 +63,8 @@ class FakeExecutor:
     """Every attempt ends at the next wait as the script says; ``hang`` never ends unless aborted or stopped."""
 
     def __init__(self, script: Script, *, window: int = 4) -> None:
-        self.window, self.node = window, "fake"
+        self.window = self.share = window
+        self.node = "fake"
         self.script = script
         self.flying: list[tuple[CommandSpec, int]] = []
         self.ended: list[Outcome] = []
@@ -163,6 +166,25 @@ def test_a_command_that_ends_by_itself_as_if_interrupted_fails_in_the_end_like_a
     (key,) = summary.failures
     assert summary.exit_code == 1 and key.startswith("a--") and store.attempts[key] == 3
     assert [name.split("--")[0] for name in summary.skipped] == ["b"]
+
+
+def test_what_waits_for_one_kind_of_device_does_not_keep_others_idle() -> None:
+    entries = [Entry("gpu", [n], after=[]) for n in range(10)] + [Entry("cpu", [n], after=[]) for n in range(3)]
+    plan = build_plan(entries, scheduler="s").with_resources(
+        lambda spec, _: replace(spec, resources=Resources(num_gpus=float(spec.name == "gpu")))
+    )
+    order: list[str] = []
+
+    def script(spec: CommandSpec, attempt: int) -> str:
+        if spec.name == "gpu" and order.count("cpu") < 3:
+            return "hang"
+        order.append(spec.name)
+        return "done"
+
+    executor = FakeExecutor(script, window=6)
+    executor.share = 4
+    summary = run_plan(Board(plan), FakeStore(), executor, policy=FailurePolicy(), display=Notes(), interrupt=Interrupt())
+    assert summary.committed == 13 and order[:3] == ["cpu"] * 3 and executor.most <= 6
 
 
 def test_an_exception_is_not_retried_and_skips_only_what_depends_on_it() -> None:
