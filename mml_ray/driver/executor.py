@@ -19,6 +19,8 @@ from mml_ray.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+#: seconds before a command that met a full disk is tried again
+DISK_PAUSE = 5.0
 
 
 class Executor(Protocol):
@@ -271,7 +273,7 @@ class Loop:
         if outcome.status == "disk":
             self.display.event(spec, "retried", "the disk is full; the run waits for space")
             counts[kind] -= 1
-            self._later.append((time.monotonic() + self.policy.backoff_limit / 12, spec.key))
+            self._later.append((time.monotonic() + DISK_PAUSE, spec.key))
             return True
         if counts[kind] > allowed:
             return False

@@ -36,7 +36,7 @@ cluster.shutdown()
 #: all messages between Ray's processes: so many of a hundred are not sent, as many answered in vain, as many believed lost on their way
 _FAILING = {
     percent: {"*": {"num_failures": -1, **{f"{kind}_failure_prob": percent for kind in ("req", "resp", "in_flight")}}}
-    for percent in (5, 15)
+    for percent in (3, 15)
 }
 #: microseconds by which some are late, those that start commands and bring their outcome among them
 _LATE = (
@@ -152,7 +152,7 @@ def test_the_raylet_of_the_drivers_node_is_killed(lab: Lab, nodes: TwoNodes, und
 
 
 @pytest.mark.parametrize(
-    "trouble", ["5 percent fail", *(pytest.param(name, marks=_CHAOS) for name in ("15 percent fail", "late"))]
+    "trouble", ["3 percent fail", *(pytest.param(name, marks=_CHAOS) for name in ("15 percent fail", "late"))]
 )
 def test_messages_between_the_processes_of_ray_fail_or_come_late(trouble: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
     said = {"RAY_testing_asio_delay_us": _LATE}
