@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mml_ray.composition.compose import compose_run, settings_of_options
 from mml_ray.composition.request import RunRequest
 from mml_ray.composition.secrets import SECRETS, take_secrets, without_secrets
 from mml_ray.driver.executor import RunSummary
 from mml_ray.errors import MMLMisconfigurationException, PlanMismatchError, UnknownNameError
-from mml_ray.schedulers import session
+from mml_ray.schedulers import session, tasklist
 from mml_ray.schedulers.base import AbstractBaseScheduler
 from mml_ray.store.paths import RunPaths
-from mml_ray.store.run import find_runs
+from mml_ray.store.run import find_runs, read_run
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def launch(request: RunRequest) -> RunSummary:
     if run_dir is not None and _is_finished(run_dir):
         print(f"Run {run_dir} is finished: nothing is left to do.")
         return RunSummary()
-    return session.run(scheduler, run_dir=run_dir)
+    return session.run(scheduler, run_dir=run_dir, choices=request.choices)
 
 
 def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
@@ -120,7 +122,7 @@ def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
     if not path.exists():
         raise MMLMisconfigurationException(f"{path} is missing: the run was killed before it began; start a new one.")
     stored = _stored_config(path)
-    _refuse_changes(stored, request)
+    _refuse_changes(stored, request, read_run(run_dir).manifest.get("choices") or {})
     take_secrets(stored, request.cfg)
     with open_dict(stored):
         for key in RUNTIME_KEYS:
@@ -128,6 +130,8 @@ def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
                 stored[key] = OmegaConf.masked_copy(request.cfg, [key])[key]
         for key in ("continue", "out_dir", "proj"):
             stored[key] = request.cfg[key]
+        if stored.get("tagging", None):  # the names of the tasks have their tags by now
+            stored["tagging"] = {"all": False, "variants": []}
         if not Path(str(stored["data_dir"])).is_dir():  # the data was moved: where it is by now
             stored["data_dir"] = request.cfg["data_dir"]
     return stored
@@ -147,24 +151,51 @@ def _stored_config(path: Path) -> DictConfig:
 
 
 def _was_overridden(key: str, overrides: tuple[str, ...]) -> bool:
-    names = [override.lstrip("+~").split("=")[0] for override in overrides]
+    names = [_name(override) for override in overrides]
     return any(name == key or name.startswith(f"{key}.") for name in names)
 
 
-def _refuse_changes(stored: DictConfig, request: RunRequest) -> None:
-    for override in request.overrides:
-        name = override.lstrip("+~").split("=")[0]
-        top = name.split(".")[0]
-        if top in RUNTIME_KEYS or name == "mode" or name in SECRETS:
+def _refuse_changes(stored: DictConfig, request: RunRequest, choices: Mapping[str, str]) -> None:
+    """``choices``: the option of each group that the run was started with, as far as it is known. The same one may be named
+    again, whatever else was set in its place; another one if the settings that come from it are those of the run.
+    """
+    mode = str(stored.mode.id)
+    if request.mode is not None and str(request.cfg.mode.id) != mode:
+        raise PlanMismatchError(
+            f"mode={request.mode} cannot be changed when a run is continued: continue={request.cfg['continue']} is a run of mode {mode}. "
+            "Leave the mode out, or start a new run."
+        )
+    given = [override for override in request.overrides if not (override.startswith("mode=") or _may_change(_name(override)))]
+    if not given:
+        return
+    argv = [f"mode={mode}", *(override for override in request.overrides if not override.startswith("mode="))]
+    again = request if request.mode is not None else compose_run(argv)
+    cfg = without_secrets(again.cfg)
+    tasklist.expand(cfg)  # as that of the run was
+    options = settings_of_options(argv)
+    for override in given:
+        group = override.lstrip("+~").split("=")[0]
+        if override in options and group in choices and again.choices.get(group) == choices[group]:
             continue
-        given = OmegaConf.select(request.cfg, name, default=None)
-        had = OmegaConf.select(stored, name, default=None)
-        plain_given, plain_had = (_plain(value) for value in (given, had))
-        if plain_given != plain_had:
+        for key in sorted(options.get(override, [_name(override)]), key=lambda key: key.count(".")):
+            wanted, had = (_plain(OmegaConf.select(settings, key, default=None)) for settings in (cfg, stored))
+            if wanted == had or _may_change(key):
+                continue
+            there = json.dumps(had, default=str)[:200]
             raise PlanMismatchError(
-                f"{override} cannot be changed when a run is continued: it was started with {json.dumps(plain_had, default=str)[:200]}. "
+                f"{override} cannot be changed when a run is continued: it was started with "
+                f"{f'{key}={there}' if override in options else there}. "
                 f"Leave it out, or start a new run. May be changed: {', '.join(RUNTIME_KEYS[:-3])}."
             )
+
+
+def _may_change(key: str) -> bool:
+    return key.split(".")[0] in RUNTIME_KEYS or key in SECRETS
+
+
+def _name(override: str) -> str:
+    """The setting of an override; of a group (``logging/render=none``) that of its usual place."""
+    return override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".")
 
 
 def _plain(value: Any) -> Any:
@@ -198,6 +229,4 @@ def _what_counts(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _is_finished(run_dir: Path) -> bool:
-    from mml_ray.store.run import read_run
-
     return bool(read_run(run_dir).finished)

@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -40,20 +40,23 @@ log = logging.getLogger(__name__)
 PREPARE, FINISH = "prepare_exp", "finish_exp"
 
 
-def run(scheduler: AbstractBaseScheduler, *, run_dir: Path | None = None) -> RunSummary:
+def run(scheduler: AbstractBaseScheduler, *, run_dir: Path | None = None, choices: Mapping[str, str] | None = None) -> RunSummary:
     """Run the scheduler's plan from where it stands, in ``run_dir`` (``None``: a new run folder of the project).
+
+    ``choices`` (the option of each group) are kept with a new run, for who continues it and names one of them.
 
     Raises:
         UserError: what is wrong with the settings, found before the first command starts.
         FencedError: another driver took the run over.
     """
-    return Session(scheduler, run_dir).run()
+    return Session(scheduler, run_dir, choices).run()
 
 
 class Session:
     """See :func:`run`. Each step is a method, so that the order in :meth:`run` can be read."""
 
-    def __init__(self, scheduler: AbstractBaseScheduler, run_dir: Path | None) -> None:
+    def __init__(self, scheduler: AbstractBaseScheduler, run_dir: Path | None, choices: Mapping[str, str] | None = None) -> None:
+        self.choices = dict(choices or {})
         self.scheduler, self.cfg = scheduler, scheduler.cfg
         self.continued = run_dir is not None
         self.run_dir = run_dir or new_run_dir(scheduler.fm.proj_path)
@@ -187,6 +190,7 @@ class Session:
             "project": str(self.cfg.proj),
             "version": __version__,
             "seed": self.cfg.get("seed", None),
+            "choices": self.choices,
         }
         store = RunStore.create(self.run_dir, roots=roots, beat=True, manifest=manifest)
         atomic.write_text(self.paths.config, OmegaConf.to_yaml(without_secrets(self.cfg)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,6 +86,38 @@ def finish(settings: dict[str, Any], rules: dict[str, str]) -> DictConfig:
             cfg.source[name] = _absolute(f"source.{name}", source[name])
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def settings_of_options(argv: Sequence[str]) -> dict[str, list[str]]:
+    """Each argument that chooses an option of a group, but for the mode, and the settings that come from it.
+
+    That is what the composition lacks without the group. Where it cannot be composed without (something overrides its option): all
+    of the setting that is called like the group.
+    """
+    tree = config_tree()
+    arguments = read(argv, tree)
+    settings, _ = _compose_groups(arguments, tree)
+    found: dict[str, list[str]] = {}
+    for text in arguments.groups:
+        group = text.lstrip("+~").partition("=")[0]
+        if group == "mode":
+            continue
+        others = [other for other in arguments.groups if other != text]
+        without = replace(arguments, groups=others if text.startswith("~") else [*others, f"~{group}"])
+        try:
+            found[text] = list(_differing(settings, _compose_groups(without, tree)[0]))
+        except MMLMisconfigurationException:
+            found[text] = [re.split("[/@]", group)[0]]
+    return found
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key in dict.fromkeys([*one, *other]):
+        values = one.get(key), other.get(key)
+        if key in one and key in other and isinstance(values[0], dict) and isinstance(values[1], dict):
+            yield from _differing(values[0], values[1], f"{above}{key}.")
+        elif values[0] != values[1] or (key in one) != (key in other):
+            yield f"{above}{key}"
 
 
 class _MoreRoots(SearchPathPlugin):

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from mml_ray import cli
+from mml_ray.driver.executor import RunSummary
+from mml_ray.schedulers.session import Session
 from tests.integration.harness import Place, commits, journal
 
 pytestmark = pytest.mark.timeout(120)
@@ -270,3 +272,68 @@ def test_latest_is_the_newest_run_of_the_mode_and_looking_does_not_count(looked:
     assert code == 0 and str(looked.run_dir("look")) in output and "nothing is left to do" in output
     code, output = looked.call("train", "continue=latest", "proj=look")
     _refused(code, output, "no run of mode train, only of: create, info")
+
+
+@pytest.fixture
+def stopped(trained_on: Place, capsys: pytest.CaptureFixture[str]) -> Place:
+    """A project ``p`` with one run of mode ``train`` that was killed before its first command."""
+    given = ["tasks=digits", "loss/reg=huber", "trainer.max_epochs=2", "tagging.all=+nested?0", "pivot.tags=+nested?0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_drive", lambda *_: RunSummary())
+        assert cli.main(["train", *given, "proj=p", "sys.executor=inline"]) == 0
+    capsys.readouterr()
+    return trained_on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train continue=latest tasks=fake", r"tasks=fake cannot be changed.*task_list"),
+        ("continue=latest tasks=fake", r"tasks=fake cannot be changed.*task_list"),
+        ("train continue=latest loss/reg=mse", r"loss/reg=mse cannot be changed.*loss\.reg=.*huber"),
+        ("train continue=latest callbacks=early", r"callbacks=early cannot be changed.*cbs"),
+        ("train continue=latest ~loss/reg", r"~loss/reg cannot be changed.*huber"),
+        ("train continue=latest trainer.max_epochs=3", r"max_epochs=3 cannot be changed.*2"),
+        ("test continue={run}", r"mode=test cannot be changed.*mode train"),
+    ],
+)
+def test_a_group_or_a_mode_cannot_be_changed_by_continuing(
+    stopped: Place, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    run = stopped.run_dir("p")
+    before = (run / "journal.jsonl").read_bytes()
+    code = cli.main([*arguments.format(run="/".join(run.parts[-2:])).split(), "proj=p", "--plan"])
+    _refused(code, capsys.readouterr().err, said)
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train continue={run}",
+        "train continue=latest tasks=digits",  # although max_epochs, which it sets, was set to something else
+        "train continue=latest tasks=digits loss/reg=huber trainer.max_epochs=2 tagging.all=+nested?0 pivot.tags=+nested?0",
+        "continue=latest tasks=digits loss/reg=huber trainer.max_epochs=2",
+        "train continue=latest sampling=full arch=monai callbacks=default",  # what it had without saying so
+        "train continue=latest sys=debug logging/render=no_col resources.train_fold.num_cpus=1 num_workers=0",
+    ],
+)
+def test_what_the_run_was_started_with_may_be_said_again(
+    stopped: Place, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    run = "/".join(stopped.run_dir("p").parts[-2:])
+    code = cli.main([*arguments.format(run=run).split(), "proj=p", "--plan"])
+    captured = capsys.readouterr()
+    assert code == 0 and "digits+nested?0" in captured.out, captured.err
+
+
+@pytest.mark.parametrize("tags", ["all=+nested?0", "variants=[+identity,+nested?0]"])
+def test_tags_are_appended_once_however_often_a_run_is_continued(
+    trained_on: Place, capsys: pytest.CaptureFixture[str], tags: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_drive", lambda *_: RunSummary())
+        assert cli.main([*LOOK, "task_list=[digits]", f"tagging.{tags}", "proj=p"]) == 0
+    assert cli.main(["info", "continue=latest", f"tagging.{tags}", "proj=p"]) == 0
+    output = capsys.readouterr().out
+    assert "digits+nested?0 " in output and "nested?0+" not in output and "duplicate" not in output, output
