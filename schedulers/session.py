@@ -110,8 +110,8 @@ class Session:
             return nodes
         return [planned_local_node(self.cfg)]
 
-    def _with_resources(self, nodes: list[Node]) -> Plan:
-        """The whole plan, framed by its first and last command, with numbers for everything it asks for."""
+    def _with_resources(self, nodes: list[Node], *, check: bool = True) -> Plan:
+        """The whole plan, with numbers for everything it asks for. ``check``: refuse what none of the nodes can hold."""
         previous = self._previous_resources()
         self._check_names()
         known: dict[str, tuple[dict[str, Any], Resources]] = {}
@@ -132,7 +132,8 @@ class Session:
             return replace(spec, resources=chosen, retries=int(own) if own is not None else spec.retries)
 
         planned = self.plan.with_resources(choose)
-        check_feasible([(spec.name, spec.resources) for spec in planned.commands], nodes)
+        if check:
+            check_feasible([(spec.name, spec.resources) for spec in planned.commands], nodes)
         return planned
 
     def _check_names(self) -> None:

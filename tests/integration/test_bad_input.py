@@ -337,3 +337,19 @@ def test_tags_are_appended_once_however_often_a_run_is_continued(
     assert cli.main(["info", "continue=latest", f"tagging.{tags}", "proj=p"]) == 0
     output = capsys.readouterr().out
     assert "digits+nested?0 " in output and "nested?0+" not in output and "duplicate" not in output, output
+
+
+# -- the plan of what is to run elsewhere ----------------------------------------------------------------------------------
+def test_a_plan_for_a_cluster_is_not_judged_by_this_machine(trained_on: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    large = ["train", "tasks=digits", "resources.train_fold.num_gpus=99", "resources.train_fold.memory=90TiB", "--plan=json"]
+    for elsewhere in (["sys.address=10.0.0.1:6379", "sys.executor=ray"], ["sys.address=10.0.0.1:6379"]):
+        assert cli.main([*large, *elsewhere]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        first = plan["commands"][0]
+        assert first["asks"] == "auto CPU, 99 GPU, 92160.0 GiB"
+        assert first["resources"]["num_cpus"] == "auto" and first["resources"]["num_gpus"] == 99
+        assert "The cluster (10.0.0.1:6379) was not asked" in plan["estimate"] and "up to" not in plan["estimate"]
+    assert cli.main(["train", "tasks=digits", "--plan", "sys.address=auto", "resources.train_fold.num_cpus=3"]) == 0
+    assert "3 CPU, auto GPU" in capsys.readouterr().out
+    assert cli.main([*large, "sys.address=10.0.0.1:6379", "sys.executor=inline"]) == 2
+    assert "no node can hold" in capsys.readouterr().err
