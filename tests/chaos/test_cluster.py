@@ -131,9 +131,6 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address: str, said: str, la
     assert time.monotonic() - began < 30
 
 
-_CHAOS = (pytest.mark.chaos, pytest.mark.slow)
-
-
 @pytest.mark.chaos
 @pytest.mark.slow
 def test_the_raylet_of_the_drivers_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
@@ -151,9 +148,9 @@ def test_the_raylet_of_the_drivers_node_is_killed(lab: Lab, nodes: TwoNodes, und
     assert outcome(lab) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "trouble", ["3 percent fail", *(pytest.param(name, marks=_CHAOS) for name in ("15 percent fail", "late"))]
-)
+@pytest.mark.chaos
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["3 percent fail", "15 percent fail", "late"])
 def test_messages_between_the_processes_of_ray_fail_or_come_late(trouble: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
     said = {"RAY_testing_asio_delay_us": _LATE}
     if trouble != "late":

@@ -36,13 +36,13 @@ def _soak(folder: Path, request: pytest.FixtureRequest, seconds: float, places: 
 
 
 def test_a_short_soak_inline(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    _soak(tmp_path, request, 12, ["inline"])
+    _soak(tmp_path, request, 6, ["inline"])
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_short_soak_on_ray(tmp_path: Path, request: pytest.FixtureRequest, ray_head: str) -> None:
-    _soak(tmp_path, request, 20, [ray_head])
+    _soak(tmp_path, request, 10, [ray_head])
 
 
 @pytest.mark.ray

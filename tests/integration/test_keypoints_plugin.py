@@ -117,6 +117,7 @@ def test_a_training_on_ray_finds_the_dots(place: PluginPlace) -> None:
     assert "landmark_error" in model.read_text() and "landmarks_found" in model.read_text()
 
 
+@pytest.mark.slow
 def test_another_loss_of_the_route_is_one_option_away(place: PluginPlace) -> None:
     code, output = place.call("train", *TASK, "loss/kp=huber", "metrics.kp=[]", "trainer.max_epochs=1", "proj=huber")
     assert code == 0, output
