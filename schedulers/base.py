@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mml_ray.composition.portable import portable
 from mml_ray.driver.command import defaults_of
 from mml_ray.driver.graph import Entry, Plan, build_plan
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
@@ -301,43 +302,11 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self.fm = MMLFileManager.instance()
 
 
-def portable(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data that means the same in any process: what resolvers give (``${oc.env:NAME}``) is put in.
-
-    References between settings (``${trainer.max_epochs}``) stay, so that they follow a blueprint that replaces what they refer to.
-    """
-    content = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(content, dict)
-    _put_in(content, cfg)
-    return {str(key): value for key, value in content.items()}
-
-
 # -- details -----------------------------------------------------------------------------------------------------------------------------
 #: built in the driver before the first command; as long as the plan, so no command copies it
 _SCHEDULE = ("plan", "commands", "params", "_after")
 _OWN = {"_snapshot", "_book", "checkpoint_callback", "metrics_callback", "active_step_naming", "fm", "cfg", "summary", *_SCHEDULE}
 _CONTAINERS = (list, dict, set)
-#: the call of a resolver; a reference to another setting has no colon
-_CALL = re.compile(r"\$\{[^{}]*:")
-
-
-def _put_in(content: Any, cfg: Any) -> None:
-    for key in content if isinstance(content, dict) else range(len(content)):
-        value = content[key]
-        if isinstance(value, dict | list):
-            _put_in(value, cfg[key])
-        elif isinstance(value, str) and _CALL.search(value):
-            found = cfg[key]
-            content[key] = _escaped(OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found)
-
-
-def _escaped(value: Any) -> Any:
-    """A value that is read back as it is, also where it contains ``${``."""
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:

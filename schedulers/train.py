@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mml_ray.composition.portable import portable
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
 from mml_ray.report.tables import Table, score_table
 from mml_ray.schedulers import components, structs
 from mml_ray.schedulers import folds as fold_plan
-from mml_ray.schedulers.base import AbstractBaseScheduler, Handle, portable
+from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.seeding import keyed_seed
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.pipeline import PipelineCfg

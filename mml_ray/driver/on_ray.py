@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,15 +19,14 @@ from typing import Any
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a command without GPU must not see any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault(
-    "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
-)  # variables that a submitted job sets are passed on, not refused as set twice
+# variables that a submitted job sets are passed on, not refused as set twice
+os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
 
 import ray
 from ray import exceptions as ray_errors
 
 from mml_ray import plugins
-from mml_ray.driver import gpu
+from mml_ray.driver import gpu, session_folders
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
 from mml_ray.driver.reaper import MARK, Reaper
 from mml_ray.driver.resources import Node, Resources, slots
@@ -38,11 +36,8 @@ from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
 from mml_ray.failpoints import failpoint
 from mml_ray.store.actor import StoreClient, get_beside
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.owner import current_owner, die_with_parent, process_start
+from mml_ray.store.owner import die_with_parent
 
-_PREFIX = "mml-ray-"
-#: file in a session folder that says what its process number means something within
-_MACHINE = "machine"
 #: variable by which Ray tells pools of worker processes apart
 _POOL = "MML_RAY_POOL"
 #: commands beyond the slots that are handed to Ray at once, so that a free worker never waits for the driver
@@ -80,9 +75,8 @@ class RaySession:
     def _start_local(self, options: RayOptions) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # without it Ray writes a token to the user's home
         _stay_on_loopback()
-        _remove_stale_folders()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_sessions()))
-        (self._folder / _MACHINE).write_text(current_owner()["machine"])
+        session_folders.remove_stale()
+        self._folder = session_folders.make()
         self._reaper = Reaper(self._folder) if sys.platform == "linux" else None
         cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
         os.environ[MARK] = str(self._folder)  # Ray's own processes carry it too
@@ -229,21 +223,6 @@ def _node(entry: Mapping[str, Any]) -> Node:
         custom=tuple(sorted((k, float(v)) for k, v in custom.items())),
         labels=tuple(sorted((str(k), str(v)) for k, v in (entry.get("Labels") or {}).items())),
     )
-
-
-def _sessions() -> str:
-    """Where the session folders of local Rays lie: a short path, for the sockets in them."""
-    return "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
-
-
-def _remove_stale_folders() -> None:
-    """Session folders of local Rays whose process was killed; on this machine, and in this container of it."""
-    here = current_owner()["machine"]
-    for folder in Path(_sessions()).glob(f"{_PREFIX}*-*"):
-        number = folder.name.removeprefix(_PREFIX).split("-")[0]
-        with contextlib.suppress(OSError):
-            if (folder / _MACHINE).read_text() == here and number.isdigit() and process_start(int(number)) is None:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- the executor ----------------------------------------------------------------------------------------------------------------------

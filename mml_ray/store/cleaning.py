@@ -16,7 +16,7 @@ from typing import Any
 
 from mml_ray import atomic
 from mml_ray.failpoints import failpoint
-from mml_ray.store.inspection import holds, pending_updates
+from mml_ray.store.inspection import holds, pending_updates, run_folders
 from mml_ray.store.journal import Operation
 from mml_ray.store.markers import read_marker
 from mml_ray.store.paths import Roots, RunPaths
@@ -53,10 +53,8 @@ class Cleaner:
         marker = read_marker(file)
         if marker is not None:
             return bool(marker.get("run") != self._state.run)
-        project = self._roots.project
-        journals = [*project.glob("runs/*/*/journal.jsonl"), *project.glob("hpo/*/trials/*/journal.jsonl")]
-        others = (path.parent for path in journals if not path.parent.samefile(self._paths.run_dir))
-        return any(holds(run_dir, file) for run_dir in others)
+        others = (folder for folder in run_folders(self._roots.project) if not folder.samefile(self._paths.run_dir))
+        return any(holds(folder, file) for folder in others)
 
     def finish_releases(self) -> None:
         """Remove what former owners had given up and not removed."""

@@ -15,8 +15,9 @@ import pytest
 
 from mml_ray import api, plugins
 from mml_ray.cli import main
+from mml_ray.driver import on_ray
 from mml_ray.driver.executor import FailurePolicy
-from mml_ray.driver.graph import Entry
+from mml_ray.driver.graph import Entry, build_plan
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
 from mml_ray.schedulers import session
@@ -121,6 +122,25 @@ def meeting(tmp_path: Path) -> Path:
 def _chain(name: str, count: int, first: int = 0) -> list[Entry]:
     """Commands one after the other."""
     return [Entry(name, [number], after=[number - 1] if number > first else []) for number in range(first, first + count)]
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stalled", [True, False])
+def test_a_command_that_was_cancelled_for_its_silence_has_stalled(stalled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another node than the driver's it can only be cancelled; that costs a retry, and is no interruption."""
+    import ray
+
+    (spec,) = build_plan([Entry("look", [1])], scheduler="s").commands
+    executor = object.__new__(on_ray.RayExecutor)
+    executor._flying, executor._stalled, executor._forced = {"reference": (spec, 1, 0)}, {spec.key} if stalled else set(), False
+
+    def cancelled(_: Any) -> None:
+        raise ray.exceptions.TaskCancelledError
+
+    monkeypatch.setattr(ray, "get", cancelled)
+    outcome = executor._outcome("reference")
+    assert outcome is not None and outcome.status == ("stalled" if stalled else "interrupted")
+    assert not executor._stalled, "another attempt has not stalled"
 
 
 # -- GPUs --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mml_ray.driver import on_ray
+from mml_ray.driver import session_folders
 from mml_ray.store.owner import current_owner
 from tests.integration.harness import survivors, wait_for
 
@@ -88,7 +88,7 @@ def test_a_driver_that_was_killed_leaves_only_what_was_there_before(driver: subp
 def test_session_folders_of_dead_drivers_go_and_those_of_other_machines_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "_sessions", lambda: str(tmp_path))
+    monkeypatch.setattr(session_folders, "place", lambda: tmp_path)
     here, gone = current_owner()["machine"], 4_000_000  # above what Linux gives
     for name, machine in {
         f"{gone}-dead": here,
@@ -100,5 +100,5 @@ def test_session_folders_of_dead_drivers_go_and_those_of_other_machines_stay(
         folder.mkdir()
         if machine:
             (folder / "machine").write_text(machine)
-    on_ray._remove_stale_folders()
+    session_folders.remove_stale()
     assert {path.name.partition("-")[2].split("-")[-1] for path in tmp_path.iterdir()} == {"elsewhere", "unknown", "alive"}
