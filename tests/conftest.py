@@ -57,6 +57,14 @@ def _own_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    """Runs that a test started in the background end with it, also where it failed."""
+    yield
+    if harness := sys.modules.get("tests.integration.harness"):
+        harness.end_what_goes_on()
+
+
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
     """An empty data root."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import GUARD
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,7 +28,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The names in a wheel that is built through an sdist, as an installer may do it."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (wheel,) = folder.glob("*.whl")
     return zipfile.ZipFile(wheel).namelist()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.lab import REPOSITORY, Lab, outcome
+from tests.patience import GUARD
 
 _HEAD = """
 import sys
@@ -58,5 +59,5 @@ def ray_head() -> Iterator[str]:
     assert address, "Ray did not start"
     yield address
     process.stdin.close()
-    process.wait(timeout=60)
+    process.wait(timeout=GUARD)
     process.stdout.close()

@@ -22,6 +22,7 @@ from mml_ray.driver import executor
 from mml_ray.store import owner
 from mml_ray.store.run import RunStore, read_run, verify
 from tests.integration.harness import Place, commits, files, wait_for
+from tests.patience import GUARD, promised
 from tests.store.world import Unsynced
 from tests.tasks import builders
 
@@ -54,17 +55,10 @@ class Lab(Place):
     def start_into(self, log: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
         """As :meth:`start`, with its output in a file."""
         with log.open("w") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "mml_ray", *arguments],
-                env=self.environment(**extra),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+            return self.start(*arguments, into=file, **extra)
 
     # -- running ---------------------------------------------------------------------------------------------------------------
-    def fork(self, *arguments: str, timeout: float = 60, **extra: str) -> tuple[int, str]:
+    def fork(self, *arguments: str, timeout: float = GUARD, **extra: str) -> tuple[int, str]:
         """What ``mml-ray <arguments>`` does, in a forked process: no interpreter has to start. Exit code (minus the signal that
         ended it) and output.
         """
@@ -83,7 +77,7 @@ class Lab(Place):
             _become(arguments, log, self.environment(**extra))
         return pid, log
 
-    def wait(self, pid: int, log: Path, timeout: float = 60) -> tuple[int, str]:
+    def wait(self, pid: int, log: Path, timeout: float = GUARD) -> tuple[int, str]:
         """For the end of what :meth:`fork_away` started: as :meth:`fork`."""
         deadline = time.monotonic() + timeout
         while True:
@@ -121,8 +115,8 @@ class Lab(Place):
     def gate(self, name: str) -> int:
         """Wait until the command stands at its gate; its process id."""
         here = self.trouble / f"{name}.here"
-        wait_for(here.exists, seconds=60, what=f"{name} at its gate")
-        wait_for(lambda: here.read_text().isdigit(), seconds=5, what=f"the process of {name}")
+        wait_for(here.exists, what=f"{name} at its gate")
+        wait_for(lambda: here.read_text().isdigit(), seconds=promised(5), what=f"the process of {name}")
         return int(here.read_text())
 
     def witnessed(self, what: str) -> list[str]:

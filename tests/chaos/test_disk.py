@@ -17,8 +17,8 @@ import pytest
 from mml_ray.failpoints import FAILPOINTS
 from tests.chaos.lab import Lab, again_and_again, outcome
 from tests.integration.harness import journal, wait_for
+from tests.patience import GUARD, promised
 
-pytestmark = pytest.mark.timeout(600)
 INLINE = "sys.executor=inline"
 CONTINUE = ("chaos", "proj=p", "continue=latest")
 
@@ -52,7 +52,7 @@ def test_a_full_disk_is_waited_for(lab: Lab, small: Path, undisturbed: dict[str,
     lab.gate("fit_0")
     filler = _fill(small)
     gate.unlink()
-    wait_for(lambda: "Paused" in log.read_text() or "disk is full" in log.read_text(), seconds=30, what="the pause")
+    wait_for(lambda: "Paused" in log.read_text() or "disk is full" in log.read_text(), what="the pause")
     time.sleep(2.5)
     assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     filler.unlink()
@@ -77,7 +77,7 @@ def test_a_full_disk_is_waited_for_on_ray(lab: Lab, small: Path, ray_head: str, 
     time.sleep(6)
     assert process.poll() is None
     filler.unlink()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 0 and "full" in output, output
     assert {line["reason"] for line in journal(lab.run) if line["op"] == "attempt_failed"} <= {"disk"}
     assert outcome(lab) == undisturbed
@@ -85,7 +85,7 @@ def test_a_full_disk_is_waited_for_on_ray(lab: Lab, small: Path, ray_head: str, 
 
 def test_low_space_is_seen_before_a_command_starts(lab: Lab, small: Path, undisturbed: dict[str, Any]) -> None:
     pid, log = lab.fork_away(*lab.next(), INLINE, "sys.min_free_disk_gb=0.02")
-    wait_for(lambda: "Paused" in log.read_text(), seconds=30, what="the pause")
+    wait_for(lambda: "Paused" in log.read_text(), what="the pause")
     assert "sys.min_free_disk_gb" in log.read_text() and str(lab.run) in log.read_text()
     assert not lab.witnessed("make")
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
@@ -100,11 +100,11 @@ def test_ctrl_c_twice_ends_the_waiting(lab: Lab, small: Path) -> None:
     lab.gate("fit_0")
     filler = _fill(small)
     gate.unlink()
-    wait_for(lambda: "Paused" in log.read_text() or "disk is full" in log.read_text(), seconds=30, what="the pause")
+    wait_for(lambda: "Paused" in log.read_text() or "disk is full" in log.read_text(), what="the pause")
     for _ in range(2):
         os.kill(pid, signal.SIGINT)
         time.sleep(0.3)
-    code, output = lab.wait(pid, log, timeout=20)
+    code, output = lab.wait(pid, log, timeout=promised(20))
     assert code in (2, 130) and "Traceback" not in output, output
     filler.unlink()
     code, output = lab.fork(*CONTINUE)
@@ -119,7 +119,7 @@ def test_a_limit_on_the_size_of_files_is_a_clear_error(lab: Lab, undisturbed: di
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=GUARD,
     )
     assert process.returncode == 2, process.stdout + process.stderr
     assert "File too large" in process.stderr and "journal.jsonl" in process.stderr and "Traceback" not in process.stderr

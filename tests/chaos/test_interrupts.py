@@ -16,8 +16,8 @@ import pytest
 from tests.chaos.lab import Lab, again_and_again, outcome
 from tests.chaos.scheduler import ChaosScheduler
 from tests.integration.harness import commits, family, journal, survivors, wait_for
+from tests.patience import GUARD, promised
 
-pytestmark = pytest.mark.timeout(600)
 INLINE = "sys.executor=inline"
 SLOW = ("mode.steps=8", "mode.seconds=0.3")
 CONTINUE = ("chaos", "proj=p", "continue=latest")
@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def _training(lab: Lab, steps: int = 2) -> None:
-    wait_for(lambda: len(lab.witnessed("fit 0 step")) >= steps, seconds=60, what="the training")
+    wait_for(lambda: len(lab.witnessed("fit 0 step")) >= steps, what="the training")
 
 
 def _steps(lab: Lab) -> list[int]:
@@ -67,7 +67,7 @@ def test_asked_twice_the_run_ends_at_once(lab: Lab, undisturbed: dict[str, Any])
     time.sleep(0.5)
     assert os.waitpid(pid, os.WNOHANG) == (0, 0), "once is not enough for a command that does not listen"
     os.kill(pid, signal.SIGINT)
-    code, output = lab.wait(pid, log, timeout=10)
+    code, output = lab.wait(pid, log, timeout=promised(10))
     assert code == 130 and "Traceback" not in output, output
     gate.unlink()
     again_and_again(lab)
@@ -83,7 +83,7 @@ def test_ctrl_c_in_the_terminal_on_ray(lab: Lab, undisturbed: dict[str, Any]) ->
     os.killpg(process.pid, signal.SIGINT)
     output = _end(process)
     assert process.returncode == 130 and "Traceback" not in output, output
-    wait_for(lambda: not survivors(everybody), seconds=10, what=f"the end of {survivors(everybody)}")
+    wait_for(lambda: not survivors(everybody), seconds=promised(10), what=f"the end of {survivors(everybody)}")
     reasons = {line["reason"] for line in journal(lab.run) if line["op"] == "attempt_failed"}
     assert reasons == {"interrupted"}
     done = len(_steps(lab))
@@ -102,9 +102,9 @@ def test_ctrl_c_twice_on_ray_ends_at_once(lab: Lab, ray_head: str, undisturbed: 
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    output = _end(process, timeout=20)
+    output = _end(process, timeout=promised(20))
     assert process.returncode == 130 and "Traceback" not in output, output
-    wait_for(lambda: not survivors(workers), seconds=10, what=f"the end of {survivors(workers)}")
+    wait_for(lambda: not survivors(workers), seconds=promised(10), what=f"the end of {survivors(workers)}")
     for gate in gates:
         gate.unlink()
     again_and_again(lab, "sys.executor=inline", "sys.address=null")
@@ -131,7 +131,7 @@ def test_ctrl_c_twice_ends_a_hook_that_runs_in_the_driver_of_ray(hook: str, lab:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
-    output = _end(process, timeout=20)
+    output = _end(process, timeout=promised(20))
     assert process.returncode == 130 and "Traceback" not in output, output
     assert re.search(r"^Continue with: mml-ray .*continue=", output, re.M), output
     gate.unlink()
@@ -139,7 +139,7 @@ def test_ctrl_c_twice_ends_a_hook_that_runs_in_the_driver_of_ray(hook: str, lab:
     assert code == 0, output
 
 
-def _end(process: subprocess.Popen[str], timeout: float = 60) -> str:
+def _end(process: subprocess.Popen[str], timeout: float = GUARD) -> str:
     return process.communicate(timeout=timeout)[0]
 
 

@@ -12,7 +12,6 @@ from mml_ray.failpoints import FAILPOINTS
 from tests.chaos.lab import Lab, again_and_again, outcome
 from tests.integration.harness import commits, journal
 
-pytestmark = pytest.mark.timeout(600)
 INLINE = "sys.executor=inline"
 #: reached in a worker of Ray only
 ON_RAY = {"worker.start"}

@@ -14,8 +14,9 @@ import pytest
 from mml_ray.failpoints import FAILPOINTS
 from tests.chaos.lab import Lab, again_and_again, outcome
 from tests.integration.harness import journal, wait_for
+from tests.patience import GUARD, promised
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
+pytestmark = pytest.mark.ray
 #: where the actor of an undisturbed run comes by
 ACTOR = sorted(
     name
@@ -100,10 +101,10 @@ def test_the_actor_killed_while_the_workers_wait_for_it(lab: Lab, ray_head: str,
     actor.send_signal(signal.SIGSTOP)  # what the workers ask for now is not answered
     for gate in gates:
         gate.unlink()
-    wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 6, seconds=30, what="the trainings")
+    wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 6, what="the trainings")
     time.sleep(0.5)
     actor.kill()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 0, output
     attempts = [
         line["command"] for line in journal(lab.run) if line["op"] == "attempt_started" and line["command"].startswith("fit")
@@ -116,11 +117,11 @@ def test_the_actor_killed_while_the_workers_wait_for_it(lab: Lab, ray_head: str,
 
 def test_a_request_to_stop_outlives_the_actor(lab: Lab, ray_head: str) -> None:
     process = lab.start(*lab.next(), *_joined(ray_head), "mode.steps=5", "mode.seconds=3", RAY_AUTH_MODE="disabled")
-    wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 1, seconds=60, what="the training")
+    wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 1, what="the training")
     process.send_signal(signal.SIGINT)
     time.sleep(0.7)  # the actor knows, and the workers do not ask before their next step
     _actor(lab).kill()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 130, output
     assert max(int(line.split()[3]) for line in lab.witnessed("fit 0 step") + lab.witnessed("fit 1 step")) < 5
     assert {line["reason"] for line in journal(lab.run) if line["op"] == "attempt_failed"} == {"interrupted"}
@@ -129,10 +130,10 @@ def test_a_request_to_stop_outlives_the_actor(lab: Lab, ray_head: str) -> None:
 def test_a_stall_is_seen_though_the_actor_was_killed_meanwhile(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     lab.go_wrong("fit_1", "hang@1")
     process = lab.start(*lab.next(), *_joined(ray_head), "sys.stall_timeout=8", RAY_AUTH_MODE="disabled")
-    wait_for(lambda: bool(lab.witnessed("fit 1")), seconds=60, what="the training")
+    wait_for(lambda: bool(lab.witnessed("fit 1")), what="the training")
     time.sleep(1)
     _actor(lab).kill()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 0 and "no sign of life" in output and "The stacks of process" in output, output
     assert [line["reason"] for line in journal(lab.run) if line["op"] == "attempt_failed"] == ["stalled"]
     assert outcome(lab) == undisturbed
@@ -144,7 +145,7 @@ def test_an_actor_and_a_driver_that_wake_up_late_write_nothing_that_counts(
     lab.go_wrong("fit_0", "gate@1")  # the second attempt passes
     first = lab.start(*lab.next(), *_joined(ray_head), "mode.seconds=0.7", RAY_AUTH_MODE="disabled")
     lab.gate("fit_0")
-    wait_for(lambda: bool(lab.witnessed("fit 1")), seconds=30, what="the other training")
+    wait_for(lambda: bool(lab.witnessed("fit 1")), what="the other training")
     both = [_actor(lab), psutil.Process(first.pid)]  # each of them beats
     for process in both:
         process.send_signal(signal.SIGSTOP)
@@ -154,7 +155,7 @@ def test_an_actor_and_a_driver_that_wake_up_late_write_nothing_that_counts(
     assert outcome(lab) == undisturbed
     for process in both:
         process.send_signal(signal.SIGCONT)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=GUARD)
     assert first.returncode == 1 and "taken over" in output and "Traceback" not in output, output
     assert lab.run.joinpath("journal.jsonl").read_bytes() == before
     assert outcome(lab) == undisturbed
@@ -182,7 +183,7 @@ def test_kill_9_of_the_driver_leaves_no_process(lab: Lab, undisturbed: dict[str,
     child = psutil.Process(int((lab.trouble / "fit_1.child").read_text()))
     assert child in everybody
     process.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + promised(10)
     while (left := _alive(everybody)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
@@ -212,10 +213,10 @@ def test_the_death_of_an_own_ray_is_told_at_once_and_the_run_can_be_continued(
     lab.gate("fit_1")
     everybody = psutil.Process(process.pid).children(recursive=True)
     next(item for item in everybody if item.name() == name).kill()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=promised(30))
     assert process.returncode == 1 and f"Ray's process {name} has ended" in output and "Traceback" not in output, output
     (line,) = re.findall("Continue with: mml-ray (.*)$", output, re.M)
-    wait_for(lambda: not _alive(everybody), seconds=10, what="the end of Ray")
+    wait_for(lambda: not _alive(everybody), seconds=promised(10), what="the end of Ray")
     gate.unlink()
     code, output = lab.fork(*shlex.split(line), "sys.executor=inline")
     assert code == 0, output

@@ -11,8 +11,8 @@ import pytest
 
 from tests.chaos.lab import Lab, outcome
 from tests.integration.harness import wait_for
+from tests.patience import promised
 
-pytestmark = pytest.mark.timeout(600)
 INLINE = "sys.executor=inline"
 CONTINUE = ("chaos", "proj=p", "continue=latest")
 #: longer than the time between two beats
@@ -35,9 +35,9 @@ def test_a_second_driver_is_refused_and_takes_over_at_once_when_the_first_is_kil
     lab.wait(first, log)
     gate.unlink()
     began = time.monotonic()
-    code, output = lab.fork(*CONTINUE, timeout=20)
+    code, output = lab.fork(*CONTINUE, timeout=promised(20))
     assert code == 0, output
-    assert time.monotonic() - began < 15, "no waiting for an owner that is known to be dead"
+    assert time.monotonic() - began < promised(15), "no waiting for an owner that is known to be dead"
     assert outcome(lab) == undisturbed
 
 
@@ -88,8 +88,8 @@ _CHAOS = (pytest.mark.chaos, pytest.mark.slow)
 @pytest.mark.parametrize("where", [*ASLEEP, *(pytest.param(where, marks=_CHAOS) for where in ASLEEP_TOO)])
 def test_a_driver_that_wakes_up_late_writes_nothing_that_counts(where: str, lab: Lab, undisturbed: dict[str, Any]) -> None:
     name, _, hit = where.partition("@")
-    first, log = lab.fork_away(*lab.next(), INLINE, MML_RAY_FAILPOINTS=f"{name}=delay:0.3@{hit}")
-    wait_for(lambda: f"failpoint {name}" in log.read_text(), seconds=60, what=f"the driver at {name}")
+    first, log = lab.fork_away(*lab.next(), INLINE, MML_RAY_FAILPOINTS=f"{name}=delay:1@{hit}")
+    wait_for(lambda: f"failpoint {name}" in log.read_text(), what=f"the driver at {name}")
     os.kill(first, signal.SIGSTOP)
     code, output = lab.fork(*CONTINUE, ELSEWHERE=PATIENCE)
     assert code == 0, output

@@ -40,7 +40,6 @@ def test_a_short_soak_inline(tmp_path: Path, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
 def test_a_short_soak_on_ray(tmp_path: Path, request: pytest.FixtureRequest, ray_head: str) -> None:
     _soak(tmp_path, request, 10, [ray_head])
 

@@ -12,6 +12,7 @@ import pytest
 
 from mml_ray import cli
 from mml_ray.console.completion import candidates
+from tests.patience import GUARD
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_in_bash(typed: str, word: str, replies: str, tmp_path: Path) -> None:
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
-    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD)
     *got, registered = done.stdout.splitlines()
     assert got == [replies], done.stderr
     assert "_mml_ray mml-ray" in registered

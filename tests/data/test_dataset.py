@@ -21,6 +21,7 @@ from mml_ray.registry import registry
 from mml_ray.tasks.attributes import DataSplit, Modality, TaskType
 from mml_ray.tasks.description import TaskDescription
 from tests.data import made
+from tests.patience import promised_cpu
 
 
 def test_100_000_samples_are_ready_in_a_second(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_100_000_samples_are_ready_in_a_second(tmp_path: Path) -> None:
         start = time.process_time()
         dataset = TaskDataset(description, tmp_path)
         best = min(best, time.process_time() - start)
-    assert len(dataset) == 100_000 and best < 1.0
+    assert len(dataset) == 100_000 and best < promised_cpu(1.0)
     assert len(pickle.dumps(dataset)) < 12e6, "flat buffers, no objects for each sample"
     del description, samples
     gc.collect()

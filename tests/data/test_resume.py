@@ -19,6 +19,7 @@ import torch
 
 from mml_ray.data.datamodule import MultiTaskDataModule
 from tests.data import made
+from tests.patience import promised
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +209,7 @@ def test_loader_processes_die_with_a_killed_parent(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + promised(3)
     while time.monotonic() < deadline and any(_alive(pid) for pid in workers):
         time.sleep(0.02)
     assert not any(_alive(pid) for pid in workers)

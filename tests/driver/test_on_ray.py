@@ -28,6 +28,7 @@ from mml_ray.store.run import read_run
 from tests.chaos.lab import PROJECT, Lab
 from tests.driver import arena as arena_module
 from tests.driver.arena import Arena, Methods, by_value
+from tests.patience import GUARD, promised
 
 pytestmark = [pytest.mark.ray]
 
@@ -46,7 +47,7 @@ class Work(Methods):
         """Wait until all partners are here: that many run side by side."""
         assert self.meeting is not None
         (self.meeting / str(number)).touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + GUARD
         while len(list(self.meeting.iterdir())) < partners:
             if time.monotonic() > deadline:
                 raise TimeoutError("the others do not come")
@@ -332,7 +333,7 @@ def _refused(lab: Lab, capsys: pytest.CaptureFixture[str], *arguments: str) -> s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assignments, "_table", dict(assignments.assignments()))
         assert main(["chaos", f"proj={PROJECT}", *arguments]) == 2
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < promised(5)
     assert not list(lab.results.rglob("journal.jsonl"))
     return capsys.readouterr().err
 

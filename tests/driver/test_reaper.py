@@ -15,6 +15,7 @@ import pytest
 from mml_ray.driver import session_folders
 from mml_ray.store.owner import current_owner
 from tests.integration.harness import survivors, wait_for
+from tests.patience import promised
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the reaper reads /proc")
 _DRIVER = """
@@ -79,7 +80,7 @@ def test_a_driver_that_was_killed_leaves_only_what_was_there_before(driver: subp
     try:
         driver.kill()
         driver.wait()
-        wait_for(lambda: not survivors(list(children.values())), seconds=10, what="the end of the others")
+        wait_for(lambda: not survivors(list(children.values())), seconds=promised(10), what="the end of the others")
         assert survivors([first])
     finally:
         _end({**children, "first": first})

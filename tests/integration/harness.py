@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
+
+from tests.patience import GUARD
 
 #: small enough to finish in seconds, large enough that a kill hits a training
 QUICK = (
@@ -23,6 +25,10 @@ QUICK = (
     "trainer.min_epochs=1",
     "mode.subroutines=[train,predict,test]",
 )
+
+
+#: what the current test has started
+_started: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True)
@@ -37,18 +43,20 @@ class Place:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MML_", "RAY_"))}
         return {**kept, "MML_DATA_PATH": str(self.data), "MML_RESULTS_PATH": str(self.results), "PYTHONUNBUFFERED": "1", **extra}
 
-    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-        """``python -m mml_ray <arguments>`` in the background, in a session of its own."""
-        return subprocess.Popen(
+    def start(self, *arguments: str, into: IO[str] | int = subprocess.PIPE, **extra: str) -> subprocess.Popen[str]:
+        """``python -m mml_ray <arguments>`` in the background, in a session of its own; its output in a pipe, or a file."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "mml_ray", *arguments],
             env=self.environment(**extra),
-            stdout=subprocess.PIPE,
+            stdout=into,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+        _started.append(process)
+        return process
 
-    def call(self, *arguments: str, timeout: float = 280, **extra: str) -> tuple[int, str]:
+    def call(self, *arguments: str, timeout: float = GUARD, **extra: str) -> tuple[int, str]:
         """Run to the end: exit code and output."""
         process = self.start(*arguments, **extra)
         try:
@@ -98,7 +106,7 @@ def _timeless(path: Path) -> bytes:
     return json.dumps({k: v for k, v in content.items() if k not in ("created", "training_time")}, sort_keys=True).encode()
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], bool], *, what: str, seconds: float = GUARD) -> None:
     """Poll until ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -126,6 +134,19 @@ def survivors(processes: Sequence[psutil.Process]) -> list[str]:
         except psutil.NoSuchProcess:
             continue
     return alive
+
+
+def end_what_goes_on() -> None:
+    """The end of a test: what it started and did not wait for is killed, and what that has said is printed; the next one finds a quiet machine."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            for member in family(process):
+                member.kill()
+            output, _ = process.communicate()
+            print(f"Killed behind the test: {' '.join(map(str, process.args))}\n{(output or '')[-8000:]}")  # type: ignore[arg-type]
+        elif process.stdout is not None:
+            process.stdout.close()
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -20,8 +20,8 @@ from mml_ray import cli
 from mml_ray.driver.executor import RunSummary
 from mml_ray.schedulers.session import Session
 from tests.integration.harness import Place, commits, journal
+from tests.patience import GUARD
 
-pytestmark = pytest.mark.timeout(120)
 LOOK = ("info", "sys.executor=inline", "mode.subroutines=[tasks]")
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=GUARD,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )
     _refused(process.returncode, process.stdout + process.stderr, re.escape(str(place.results)), "File too large")

@@ -9,8 +9,6 @@ import yaml
 
 from mml_ray import cli
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def test_a_nested_training_takes_the_blueprint_of_its_pivot(
     tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]

@@ -32,9 +32,9 @@ from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
 from tests.integration.harness import Place, commits, kill, wait_for
+from tests.patience import GUARD
 from tests.prepare.makers import BCCD, MEDNIST, NUCLEI, encrypted_zip
 
-pytestmark = pytest.mark.timeout(300)
 REFERENCE = Path(__file__).parents[1] / "assets" / "reference_data_root"
 CONFIGS = Path(__file__).parents[2] / "configs"
 INLINE = "sys.executor=inline"
@@ -409,7 +409,7 @@ def test_a_creation_killed_while_it_unpacks_is_done_again(here: Here) -> None:
     source = _many(here.folder)
     process = here.start(*own(source))
     folder = here.data / "RAW" / "DSET_own"
-    wait_for(lambda: (folder / "wip.txt").exists() and any(folder.glob("*/a/*")), seconds=60, what="the first image")
+    wait_for(lambda: (folder / "wip.txt").exists() and any(folder.glob("*/a/*")), what="the first image")
     kill(process)
     assert process.stdout is not None
     process.stdout.close()
@@ -501,7 +501,7 @@ def _clean(place: Place, *arguments: str, answers: str = "") -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=GUARD,
     )
     return done.returncode, done.stdout
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.harness import QUICK, Place, commits, family, files, journal, kill, survivors, wait_for
+from tests.patience import GUARD, promised
 
-pytestmark = pytest.mark.timeout(600)
 TRAIN = ("train", "tasks=digits", "tagging.all=false", *QUICK, "trainer.max_epochs=3", "sampling.batch_size=64")
 
 
@@ -81,12 +81,12 @@ def _epochs(folder: Path) -> int:
 
 def test_kill_9_of_the_driver_while_a_fold_trains_then_continue(place: Place) -> None:
     process = place.start(*TRAIN, "proj=killed", "sys.executor=ray")
-    wait_for(lambda: (place.results / "killed" / "runs").exists(), seconds=60, what="the run folder")
+    wait_for(lambda: (place.results / "killed" / "runs").exists(), what="the run folder")
     run_dir = place.run_dir("killed")
-    wait_for(lambda: _training_of(run_dir, 2, 1), seconds=120, what="fold 2 in its second epoch")
+    wait_for(lambda: _training_of(run_dir, 2, 1), what="fold 2 in its second epoch")
     everybody = family(process)
     kill(process)
-    wait_for(lambda: not survivors(everybody), seconds=10, what=f"all processes to end: {survivors(everybody)}")
+    wait_for(lambda: not survivors(everybody), seconds=promised(10), what=f"all processes to end: {survivors(everybody)}")
     committed = commits(run_dir)
     assert 0 < len(committed) < 14
     code, output = place.call("train", "proj=killed", "continue=latest")
@@ -110,9 +110,9 @@ def test_kill_9_inside_an_epoch_then_continue_with_other_loader_workers(place: P
     code, output = place.call(*one, "proj=whole", "num_workers=0")
     assert code == 0, output
     process = place.start(*one, "proj=inside", "num_workers=1")
-    wait_for(lambda: (place.results / "inside" / "runs").exists(), seconds=60, what="the run folder")
+    wait_for(lambda: (place.results / "inside" / "runs").exists(), what="the run folder")
     run_dir = place.run_dir("inside")
-    wait_for(lambda: _within(run_dir) > 3, seconds=120, what="a checkpoint inside an epoch")
+    wait_for(lambda: _within(run_dir) > 3, what="a checkpoint inside an epoch")
     kill(process)
     assert _within(run_dir) > 3
     code, output = place.call("train", "proj=inside", "continue=latest", "num_workers=2")
@@ -138,13 +138,13 @@ def _model(place: Place, project: str) -> Path:
 
 def test_kill_9_of_a_worker_is_retried_from_its_checkpoint(place: Place) -> None:
     process = place.start(*TRAIN, "proj=worker", "sys.executor=ray")
-    wait_for(lambda: (place.results / "worker" / "runs").exists(), seconds=60, what="the run folder")
+    wait_for(lambda: (place.results / "worker" / "runs").exists(), what="the run folder")
     run_dir = place.run_dir("worker")
-    wait_for(lambda: _training_of(run_dir, 2, 1), seconds=120, what="fold 2 in its second epoch")
+    wait_for(lambda: _training_of(run_dir, 2, 1), what="fold 2 in its second epoch")
     log = next((run_dir / "logs").glob("train_fold--*nested-2*.log"))
     pid = int(re.search(r"process (\d+)", log.read_text()).group(1))  # type: ignore[union-attr]
     os.kill(pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=280)
+    output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 0, output
     failed = [line for line in journal(run_dir) if line["op"] == "attempt_failed"]
     assert [line["reason"] for line in failed] == ["lost"]
@@ -154,15 +154,15 @@ def test_kill_9_of_a_worker_is_retried_from_its_checkpoint(place: Place) -> None
 def test_a_second_driver_on_a_live_run_is_refused_and_told_who_holds_it(place: Place) -> None:
     process = place.start(*TRAIN, "proj=twice", "sys.executor=inline", "trainer.max_epochs=30")
     try:
-        wait_for(lambda: (place.results / "twice" / "runs").exists(), seconds=60, what="the run folder")
+        wait_for(lambda: (place.results / "twice" / "runs").exists(), what="the run folder")
         run_dir = place.run_dir("twice")
-        wait_for(lambda: (run_dir / "journal.jsonl").exists() and len(journal(run_dir)) > 3, seconds=60, what="the first attempt")
+        wait_for(lambda: (run_dir / "journal.jsonl").exists() and len(journal(run_dir)) > 3, what="the first attempt")
         code, output = place.call("train", "proj=twice", "continue=latest")
         assert code == 2 and str(process.pid) in output and "Traceback" not in output, output
     finally:
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 130, output
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < promised(30)
     assert "continue" in output.lower()

@@ -15,7 +15,6 @@ import pytest
 
 from tests.integration.harness import Place
 
-pytestmark = pytest.mark.timeout(300)
 HERE = Path(__file__).resolve().parent
 TASK = ("tasks=three_dots", "trainer.enable_progress_bar=false", "mode.nested=false", "mode.cv=false")
 

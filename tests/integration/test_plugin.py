@@ -18,7 +18,6 @@ from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit
 from tests.integration.harness import Place, commits, files, journal
 
-pytestmark = pytest.mark.timeout(400)
 #: four tasks, each twice: eight names
 EIGHT = ("task_list=[digits,digits]", "tagging.variants=[+identity,+nested?0,+nested?1,+subset?0_5]")
 AT_ONCE = 4

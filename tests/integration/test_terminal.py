@@ -20,8 +20,7 @@ import pytest
 
 from mml_ray import cli
 from tests.integration.harness import Place
-
-pytestmark = pytest.mark.timeout(120)
+from tests.patience import GUARD
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def _in_terminal(place: Place, *arguments: str, columns: int = 80) -> tuple[int,
             break
         received += data
     os.close(ours)
-    return process.wait(timeout=60), received.decode()
+    return process.wait(timeout=GUARD), received.decode()
 
 
 def test_in_a_terminal_the_live_display_comes_and_goes(create: tuple[Place, tuple[str, ...]]) -> None:

@@ -21,6 +21,7 @@ from mml_ray.store.lease import Lease, current_holder
 from mml_ray.store.owner import Heartbeat, current_owner, is_alive, process_start, read_beat
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.state import RunState
+from tests.patience import GUARD, promised
 from tests.store.world import World, dead_owner, done, outcome, plan, start
 
 FORK = multiprocessing.get_context("fork")
@@ -68,7 +69,7 @@ def test_a_dead_owner_is_replaced_without_any_wait(tmp_path: Path) -> None:
             time.sleep(0.01)
         begun = time.monotonic()
         store = world.open()
-        assert time.monotonic() - begun < 2 and store.committed().keys() == {"c0"}
+        assert time.monotonic() - begun < promised(2) and store.committed().keys() == {"c0"}
         store.close()
 
 
@@ -101,7 +102,7 @@ def test_an_owner_elsewhere_lives_while_it_beats(tmp_path: Path) -> None:
     beat.close()
     begun = time.monotonic()
     store = world.open(patience=0.5)
-    assert 0.4 < time.monotonic() - begun < 5
+    assert 0.4 < time.monotonic() - begun < promised(5)
     store.close()
 
 
@@ -128,7 +129,7 @@ def test_beats_are_of_one_width_and_stop_when_the_run_is_somebody_elses(tmp_path
         time.sleep(0.005)
     assert len(sizes) == 1
     mine[0] = False
-    beat._thread.join(5)
+    beat._thread.join(GUARD)
     assert not beat._thread.is_alive()
     last = read_beat(file, current_owner())
     time.sleep(0.05)
@@ -142,7 +143,7 @@ def test_a_store_beats_while_it_is_open(tmp_path: Path, monkeypatch: pytest.Monk
     store = world.planned(1, beat=True)
     paths = RunPaths(world.run_dir)
     first = read_beat(paths.beat, current_owner())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + promised(5)
     while read_beat(paths.beat, current_owner()) == first and time.monotonic() < deadline:
         time.sleep(0.01)
     assert first is not None and read_beat(paths.beat, current_owner()) != first
@@ -180,7 +181,7 @@ def test_ten_processes_take_the_run_from_one_another(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     go.set()
-    tokens = [token for _ in processes for token in results.get(timeout=120)]
+    tokens = [token for _ in processes for token in results.get(timeout=GUARD)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 10
@@ -209,7 +210,7 @@ def test_of_those_that_find_the_same_dead_owner_one_wins(tmp_path: Path) -> None
         for process in processes:
             process.start()
         go.set()
-        won = Counter(results.get(timeout=60) for _ in processes)
+        won = Counter(results.get(timeout=GUARD) for _ in processes)
         end.set()
         for process in processes:
             process.join()

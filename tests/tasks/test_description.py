@@ -11,6 +11,7 @@ from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit, Keyword, License, Modality, TaskType
 from mml_ray.tasks.classes import class_names, count_classes, index_map
 from mml_ray.tasks.description import TaskDescription, clean_name, description_file_name, read_header
+from tests.patience import promised, promised_cpu
 from tests.tasks import builders
 
 REFERENCE = Path(__file__).parents[1] / "assets" / "reference_data_root"
@@ -180,8 +181,8 @@ def test_p_idx_header_of_100_000_samples(tmp_path: Path) -> None:
     builders.classification(100_000).save(tmp_path / "big.json")
     started = time.perf_counter()
     read_header(tmp_path / "big.json")
-    assert time.perf_counter() - started < 0.05
+    assert time.perf_counter() - started < promised(0.05)
     started = time.process_time()
     task = TaskDescription.load(tmp_path / "big.json")
     assert len(task.samples(DataSplit.TRAIN, 0)) == 80_000
-    assert time.process_time() - started < 0.8
+    assert time.process_time() - started < promised_cpu(0.8)

@@ -20,6 +20,7 @@ from mml_ray.models.checkpoint import same_weights
 from mml_ray.training.checkpoints import Generations, read_checkpoint
 from mml_ray.training.fit import FitResult, fit
 from mml_ray.training.trainer import create_trainer
+from tests.patience import GUARD
 from tests.training.tiny import TinyData, tiny_model, tiny_options
 
 #: batches per epoch of the tiny task
@@ -249,7 +250,7 @@ def test_sigkill_at_any_moment(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     for pause in (0.2, 0.5, 0.3):
         process = _start(folder, 25)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + GUARD
         newest = max([0, *(path.stat().st_mtime_ns for path in folder.glob("*.json"))]) if folder.exists() else 0
         while not (folder.exists() and any(path.stat().st_mtime_ns > newest for path in folder.glob("*.json"))):
             assert time.monotonic() < deadline and process.poll() is None
