@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "MML_RAY_TEST_DATA"]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in the background so, and the tests' processes inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _torchvision_is_for_cuda():
         sys.meta_path.insert(0, _DeclareOperators())
 
