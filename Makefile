@@ -10,6 +10,8 @@ DEMO = demo_out
 DEMO_ENV = MML_DATA_PATH=$(DEMO)/data MML_RESULTS_PATH=$(DEMO)/results
 # what is left out by default takes long or needs a device: make test PYTEST='-m slow'
 PYTEST ?= -m "not slow and not chaos and not gpu"
+# tests wait a lot (for imports, for Ray, for processes to end), so two files are worked on at a time
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all check format bench docs clean
 
@@ -30,7 +32,7 @@ demo: $(INSTALLED)
 	$(DEMO_ENV) $(BIN)/mml-ray train tasks=digits 'mode.subroutines=[train,predict,test]'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=20 $(PYTEST)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not gpu"

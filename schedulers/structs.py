@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError, unknown_name_message
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.manager import MMLFileManager
+from mml_ray.tasks.header import TaskHeader
 from mml_ray.tasks.struct import TaskStruct
 
 #: configuration routes for which a model has losses and metrics of its own
@@ -119,11 +120,8 @@ def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str])
     Raises:
         MMLMisconfigurationException: names the missing key and the options that have it; or a type that cannot be trained at all.
     """
-    from mml_ray.tasks.tags import parse
-
-    preprocessing = str(cfg.preprocessing.id)
     for name in names:
-        header = manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
+        header = _header(name, manager, str(cfg.preprocessing.id))
         route = header.task_type.route
         needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
         targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]
@@ -132,6 +130,30 @@ def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str])
                 raise MMLMisconfigurationException(
                     f"Task '{name}' is a {header.task_type.value} task, and the configuration has no {group}.{key}. {_hint(group, key)}"
                 )
+
+
+def check_views(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
+    """Refuse test-time augmentation of task types whose predictions nobody can turn back.
+
+    Raises:
+        MMLMisconfigurationException: such a type.
+    """
+    if not cfg.get("tta", {}).get("variations", None):
+        return
+    for name in names:
+        task_type = _header(name, manager, str(cfg.preprocessing.id)).task_type
+        if task_type.route not in _WITH_DEFAULTS:
+            raise MMLMisconfigurationException(
+                f"tta turns and crops images, and nobody can turn the predictions of task '{name}', a {task_type.value} task, back. "
+                "Set tta=none."
+            )
+
+
+def _header(name: str, manager: MMLFileManager, preprocessing: str) -> TaskHeader:
+    """Of the task, or of the base of a variant that is still to be made."""
+    from mml_ray.tasks.tags import parse
+
+    return manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
 
 
 def _hint(group: str, key: str) -> str:

@@ -52,6 +52,8 @@ class TrainingScheduler(AbstractBaseScheduler):
         if "train" in self.subroutines:
             fold_plan.check_blueprint(self)
             structs.check_linked(self.cfg, self.fm, [str(self.pivot), *self.co_tasks])
+        if {"predict", "test"} & set(self.subroutines):
+            structs.check_views(self.cfg, self.fm, [str(self.pivot)])
         units = fold_plan.units(self)
         fold_plan.check_models(self, units)
         self._extend_task_list([unit.task for unit in units])

@@ -91,7 +91,7 @@ def test_what_cannot_move_landmarks_is_refused(batches: dict[str, Any], place: P
     code, output = place.call("pp", "tasks=three_dots", "preprocessing=size224", "proj=pp")
     assert code == 2 and "cannot be stored preprocessed: its landmarks" in output
     code, output = place.call("train", *TASK, "trainer.max_epochs=1", "tta=rotate", "mode.subroutines=[train,test]", "proj=tta")
-    assert code == 2 and "tta=none" in output
+    assert code == 2 and "tta=none" in output and not (place.results / "tta" / "runs").exists(), output
 
 
 def test_a_sample_with_wrong_landmarks_is_named(batches: dict[str, Any]) -> None:
