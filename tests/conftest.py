@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "MML_RAY_TEST_DATA"]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in the background so, and the tests' processes inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in the background, and processes inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _torchvision_is_for_cuda():
         sys.meta_path.insert(0, _DeclareOperators())
