@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "MML_RAY_TEST_DATA"]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in the background, and processes inherit it
+    # a shell lets what runs in the background ignore Ctrl-C, and the processes of the tests would inherit that
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _torchvision_is_for_cuda():
         sys.meta_path.insert(0, _DeclareOperators())
