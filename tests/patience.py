@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 #: seconds after which something that should have happened is taken for lost
-GUARD = 240.0
+GUARD = 600.0
 #: seconds that the fixed piece of work takes on the machine the promises were given for
 REFERENCE = 0.12
 
