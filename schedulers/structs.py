@@ -153,7 +153,8 @@ def _header(name: str, manager: MMLFileManager, preprocessing: str) -> TaskHeade
     """Of the task, or of the base of a variant that is still to be made."""
     from mml_ray.tasks.tags import parse
 
-    return manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
+    header: TaskHeader = manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
+    return header
 
 
 def _hint(group: str, key: str) -> str:
