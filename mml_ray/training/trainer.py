@@ -105,7 +105,13 @@ def create_trainer(options: TrainerOptions | None = None) -> Trainer:
         raise MMLMisconfigurationException(
             f"trainer.devices={options.devices}: one training runs on one device. Several devices train several folds side by side."
         )
+    # SIGTERM is answered behind a checkpoint, as Ctrl-C is: Lightning would leave the training at the end of the batch, without one
+    trainer._signal_connector.register_signal_handlers = _register_none  # type: ignore[method-assign]
     return trainer
+
+
+def _register_none() -> None:
+    """Signals stay with whoever handles them."""
 
 
 def choose_precision(precision: str, accelerator: str = "auto") -> str:

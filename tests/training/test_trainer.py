@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
+from mml_ray.errors import CommandInterrupted, MMLMisconfigurationException, UnknownNameError
 from mml_ray.models.checkpoint import same_weights
 from mml_ray.training.fit import find_callback, fit
 from mml_ray.training.loop import BestWeights, MetricsTracker, TrainingCheckpoint
@@ -170,6 +170,26 @@ def test_ctrl_c_stays_ctrl_c() -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tiny_model(), TinyData(), trainer)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
+def test_sigterm_is_answered_behind_a_checkpoint_wherever_it_comes(hook: str, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def send(*_: Any) -> None:
+        if not asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = tiny_options(checkpoint_dir=tmp_path, max_epochs=10_000, poll_seconds=0.3, should_stop=lambda: bool(asked))
+    trainer = create_trainer(options)
+    trainer.callbacks.insert(0, type("Terminate", (Callback,), {hook: send})())  # type: ignore[attr-defined]
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        with pytest.raises(CommandInterrupted, match="the checkpoint is written"):
+            fit(tiny_model(), TinyData(), trainer)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.glob("*.ckpt"))
 
 
 @pytest.mark.slow
