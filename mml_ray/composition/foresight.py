@@ -16,9 +16,10 @@ from mml_ray.errors import MissingExtraError, MMLMisconfigurationException
 _PACKAGES: dict[tuple[str, str], tuple[str, str]] = {
     ("architecture", "timm"): ("timm", "timm"),
     ("architecture", "smp"): ("segmentation_models_pytorch", "smp"),
-    ("augmentation", "cpu/torchvision"): ("torchvision", "timm"),
-    ("augmentation", "gpu/torchvision"): ("torchvision", "timm"),
-    ("loader", "torchvision"): ("torchvision", "timm"),
+    ("augmentation", "cpu/torchvision"): ("torchvision", "torchvision"),
+    ("augmentation", "gpu/torchvision"): ("torchvision", "torchvision"),
+    ("loader", "torchvision"): ("torchvision", "torchvision"),
+    ("loader", "scikit"): ("skimage", "scikit"),
 }
 #: arguments of lightning's Trainer that need no looking up
 _TRAINER = frozenset(

@@ -12,7 +12,7 @@ from mml_ray.errors import MissingExtraError, MMLMisconfigurationException
 def require_torchvision(needed_for: str) -> None:
     """Import torchvision, or say what is wrong: not installed, or built for another torch."""
     if importlib.util.find_spec("torchvision") is None:
-        raise MissingExtraError.of("torchvision", "timm", needed_for)  # the extra that brings it
+        raise MissingExtraError.of("torchvision", "torchvision", needed_for)
     try:
         importlib.import_module("torchvision")
     except (RuntimeError, OSError, ImportError) as error:

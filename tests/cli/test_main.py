@@ -90,8 +90,9 @@ def test_wrong_input_is_one_message_with_the_nearest_choice(
     [
         ("arch=timm", "timm", "timm"),
         ("arch=smp", "segmentation_models_pytorch", "smp"),
-        ("augmentations=v2", "torchvision", "timm"),
-        ("loaders=torch", "torchvision", "timm"),
+        ("augmentations=v2", "torchvision", "torchvision"),
+        ("loaders=torch", "torchvision", "torchvision"),
+        ("loaders=scikit", "skimage", "scikit"),
     ],
 )
 def test_a_missing_package_is_told_before_anything_starts(
