@@ -55,7 +55,7 @@ def create_dataset(context: CreationContext) -> Path:
     notes: dict[str, object] = {"task_type": layout.task_type.value}
     if layout.task_type == TaskType.SEMANTIC_SEGMENTATION:
         masks = [mask for split in layout.splits.values() if (top := _sub(split, _MASKS)) for mask in images_below(top)]
-        notes["classes"] = {str(index): name for index, name in settle_masks(masks, folder, context=context).items()}
+        notes["classes"] = {str(index): name for index, name in settle_masks(masks, context=context).items()}
     save_notes(folder, notes)
     return folder
 

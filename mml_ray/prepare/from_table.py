@@ -25,7 +25,16 @@ from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationExce
 from mml_ray.prepare.archives import DataKind, is_archive
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.dataset import DSetCreator, being_made
-from mml_ray.prepare.own_data import Record, describe, given_classes, load_notes, save_notes, settle_masks, split_name
+from mml_ray.prepare.own_data import (
+    Record,
+    describe,
+    given_classes,
+    load_notes,
+    save_notes,
+    settle_masks,
+    settled_mask,
+    split_name,
+)
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.prepare.stats import in_threads
 from mml_ray.prepare.table_files import TABLE_SUFFIXES, NamedFiles, Row, as_list, as_number, read_table
@@ -119,7 +128,7 @@ def create_dataset(context: CreationContext) -> Path:
             masks = sorted({files.stored(m) for row in rows if (m := columns.get(row, "mask")) not in (None, EMPTY_MASK_TOKEN)})
             notes["classes"] = {
                 str(index): label
-                for index, label in settle_masks([m for m in masks if m.is_file()], folder, context=context).items()
+                for index, label in settle_masks([m for m in masks if m.is_file()], context=context, beside_images=True).items()
             }
         save_notes(folder, notes)
     return folder
@@ -266,12 +275,7 @@ def _target(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, i
         return {Modality.SOFT_CLASSES: [as_number(part) for part in as_list(entry)]}
     if columns.target == "value":
         return {Modality.VALUE: as_number(entry)}
-    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else _settled(files.stored(entry))}
-
-
-def _settled(mask: Path) -> Path:
-    """The mask, or the PNG file that replaced it."""
-    return mask if mask.is_file() else mask.with_suffix(".png")
+    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else settled_mask(files.stored(entry))}
 
 
 def _from_class_columns(columns: Columns, row: Row) -> dict[Modality, Any] | None:

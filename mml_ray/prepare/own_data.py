@@ -59,11 +59,12 @@ def given_classes(context: CreationContext) -> dict[int, str] | None:
         raise MMLMisconfigurationException(f"source.classes is a list of names or {{index: name}}, got {given!r}.") from None
 
 
-def settle_masks(masks: Sequence[Path], folder: Path, *, context: CreationContext) -> dict[int, str]:
+def settle_masks(masks: Sequence[Path], *, context: CreationContext, beside_images: bool = False) -> dict[int, str]:
     """The classes of these masks. Where 255 is a class (as in black and white masks), the masks are written anew.
 
     Names come from ``source.classes`` (value in the mask -> name), else 0 is ``background`` and others are named by their value.
-    Masks to be rewritten are replaced by PNG files of the same name in ``folder``.
+    Masks to be rewritten are replaced by PNG files of the same stem, or, if images may lie ``beside_images``, of another name that
+    :func:`settled_mask` finds.
     """
     given = given_classes(context)
     if given is None:
@@ -86,18 +87,36 @@ def settle_masks(masks: Sequence[Path], folder: Path, *, context: CreationContex
     for value, number in new.items():
         table[value] = number
 
-    def rewrite(path: Path) -> None:
+    def rewrite(pair: tuple[Path, Path]) -> None:
+        path, target = pair
         mask = read_mask(path)
         unknown = [value for value in mask_values(mask, path) if value not in new]
         if unknown:
             raise DataError(f"The mask {path} holds the value {unknown[0]}, which source.classes does not name.")
-        target = folder / path.relative_to(folder).with_suffix(".png")
         write_png(target, cv2.LUT(mask.astype(np.uint8), table))
         if target != path:
             path.unlink()
 
-    in_threads(rewrite, masks, workers=context.workers, what="masks")
+    in_threads(rewrite, _png_names(masks, beside_images=beside_images), workers=context.workers, what="masks")
     return {number: given[value] for value, number in new.items()}
+
+
+def _png_names(masks: Sequence[Path], *, beside_images: bool) -> list[tuple[Path, Path]]:
+    """Each mask and the name of its PNG file: ``a.png`` for ``a.bmp``; ``a.bmp.png`` where ``a.png`` is (or could be) another file."""
+    names: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for mask in masks:
+        name = mask.with_suffix(".png")
+        if name != mask and (beside_images or name in taken or name.exists()):
+            name = mask.with_name(f"{mask.name}.png")
+        names[mask] = name
+        taken.add(name)
+    return list(names.items())
+
+
+def settled_mask(mask: Path) -> Path:
+    """Where :func:`settle_masks` left a mask that lies beside images."""
+    return mask if mask.is_file() else mask.with_name(f"{mask.name}.png")
 
 
 def save_notes(folder: Path, notes: Mapping[str, Any]) -> None:

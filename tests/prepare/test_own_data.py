@@ -247,6 +247,17 @@ def test_a_table_of_masks(root: DataRoot, tmp_path: Path) -> None:
     assert task.train_samples["images/0"]["mask"] == "EMPTY_MASK_TOKEN"
 
 
+def test_black_and_white_masks_beside_images_of_the_same_name(root: DataRoot, tmp_path: Path) -> None:
+    found = rows(tmp_path, count=6, mask=lambda n: f"img/{n}.bmp")
+    for number in range(6):
+        write(tmp_path / "img" / f"{number}.bmp", np.full((16, 20), 255 * (number % 2), np.uint8))
+    task = create(root, "from_table", table(tmp_path / "t.csv", found))
+    folder = root.dataset_path("mine")
+    for sample_id, sample in task.train_samples.items():
+        assert (folder / sample["image"]).read_bytes() == (tmp_path / f"{sample_id}.png").read_bytes()
+        assert (read_mask(folder / sample["mask"]) == int(sample_id[-1]) % 2).all()
+
+
 def test_tables_in_archives_and_images_elsewhere(root: DataRoot, tmp_path: Path) -> None:
     labels: dict[str, Any] = {"class": lambda n: n % 2}
     table(tmp_path / "s" / "deep" / "labels.csv", rows(tmp_path / "s" / "deep", **labels))
