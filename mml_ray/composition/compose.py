@@ -29,6 +29,7 @@ from mml_ray.composition.overrides import Arguments, read
 from mml_ray.composition.request import RunFlags, RunRequest
 from mml_ray.composition.rules import MODE_RULES, RULES, check, walk
 from mml_ray.composition.tree import ConfigTree, config_tree
+from mml_ray.composition.trial import try_out, unproven
 from mml_ray.errors import MMLMisconfigurationException
 
 _OWN_SCHEDULERS = "mml_ray.schedulers."
@@ -57,6 +58,8 @@ def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunReques
     if "pipeline_keys" in cfg.mode:  # a mode that trains, or uses what was trained
         check_names(_plain(cfg))
         check_ahead(_plain(cfg))
+        lists = {text.lstrip("+~").partition("=")[0]: text.partition("=")[2] for text in arguments.groups}  # no choice, to hydra
+        try_out(_plain(cfg), unproven(arguments.values, {**choices, **lists}, tree=tree, rules=rules))
     if arguments.verbose:
         flags = RunFlags(flags.plan, flags.debug, flags.auto_continue, arguments.verbose)
     return RunRequest(cfg, tuple(arguments.texts), flags, arguments.mode, choices, tuple(arguments.notices))

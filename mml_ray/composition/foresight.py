@@ -21,12 +21,6 @@ _PACKAGES: dict[tuple[str, str], tuple[str, str]] = {
     ("loader", "torchvision"): ("torchvision", "torchvision"),
     ("loader", "scikit"): ("skimage", "scikit"),
 }
-#: arguments of lightning's Trainer that need no looking up
-_TRAINER = frozenset(
-    "accelerator accumulate_grad_batches benchmark check_val_every_n_epoch checkpoint_every_minutes deterministic devices "
-    "enable_progress_bar gradient_clip_algorithm gradient_clip_val limit_predict_batches limit_test_batches limit_train_batches "
-    "limit_val_batches max_epochs max_time min_epochs overfit_batches precision strategy val_check_interval".split()
-)
 
 
 def check_ahead(settings: Mapping[str, Any]) -> None:
@@ -35,8 +29,8 @@ def check_ahead(settings: Mapping[str, Any]) -> None:
     Raises:
         MissingExtraError: something that was chosen by name needs a package that is not installed.
         UnknownNameError: timm has no such model.
-        MMLMisconfigurationException: several devices for one training, settings that contradict one another, an argument that the
-            trainer does not have, or a setting that would silently do nothing.
+        MMLMisconfigurationException: several devices for one training, settings that contradict one another, or a setting that would
+            silently do nothing.
     """
     for key, kind, name in chosen(settings):
         package, extra = _PACKAGES.get((kind, name), (None, ""))
@@ -73,10 +67,6 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         raise MMLMisconfigurationException(
             f"trainer.max_time={longest}: allowed is null or days:hours:minutes:seconds, as in 00:12:00:00."
         )
-    if any(key not in _TRAINER for key in trainer):  # only then: to ask lightning takes seconds
-        from mml_ray.training.trainer import TrainerOptions, check_extra
-
-        check_extra(TrainerOptions.from_config(trainer).extra)
 
 
 def _without_effect(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ A rule is a list of alternatives, ``false | int>=2``. An alternative is a litera
 ``number``, ``number>0``    any number; ``number in [0,1)`` for a range
 ``text``                    a string; numbers given on the command line are taken as written
 ``texts``, ``numbers``      a list of them; one alone is taken as a list of one (``texts`` only)
+``pair>0``, ``pair in ...`` a list of two numbers, each with that bound or range
 ``map``                     a mapping
 ==========================  ============================================
 """
@@ -49,6 +50,27 @@ RULES: dict[str, str] = {
     "remove.*": "bool",
     "arch.drop_rate": "number in [0,1)",
     "optimizer.lr": "number>0",
+    "optimizer.betas": "pair in [0,1)",
+    "optimizer.eps": "number>=0",
+    "optimizer.weight_decay": "number>=0",
+    "optimizer.momentum": "number>=0",
+    "optimizer.dampening": "number>=0",
+    "lr_scheduler.T_max": "null | int>=1",
+    "lr_scheduler.T_0": "int>=1",
+    "lr_scheduler.step_size": "int>=1",
+    "lr_scheduler.gamma": "number>0",
+    "lr_scheduler.patience": "int>=0",
+    "lr_scheduler.threshold": "number>=0",
+    "lr_scheduler.max_lr": "null | number>0",
+    "lr_scheduler.total_steps": "null | auto | int>=1",
+    "cbs.early.mode": "min | max",
+    "cbs.early.patience": "int>=0",
+    "cbs.swa.swa_lrs": "number>0",
+    "cbs.mixup.alpha": "number>0",
+    "cbs.mixup.label_smoothing": "number in [0,1)",
+    "cbs.cutmix.alpha": "number>0",
+    "cbs.cutmix.label_smoothing": "number in [0,1)",
+    "cbs.cutmix.minmax": "null | pair in [0,1]",
     "augmentations.normalization": "null | imagenet | task | pretraining",
     "augmentations.cpu": "map",
     "augmentations.gpu": "map",
@@ -70,6 +92,16 @@ RULES: dict[str, str] = {
     "resources.*.num_gpus": "auto | number>=0",
     "resources.*.memory": "null | int>=0 | text",
     "resources.*.retries": "null | int>=0",
+    "trainer.accelerator": "auto | cpu | gpu | cuda | mps",
+    "trainer.benchmark": "bool",
+    "trainer.enable_progress_bar": "bool",
+    "trainer.limit_train_batches": "null | int>=0 | number in [0,1]",
+    "trainer.limit_val_batches": "null | int>=0 | number in [0,1]",
+    "trainer.limit_test_batches": "null | int>=0 | number in [0,1]",
+    "trainer.limit_predict_batches": "null | int>=0 | number in [0,1]",
+    "trainer.overfit_batches": "int>=0 | number in [0,1]",
+    "trainer.val_check_interval": "null | int>=1 | number in (0,1]",
+    "trainer.gradient_clip_algorithm": "null | norm | value",
     "trainer.devices": "auto | int>=-1 | numbers",
     "trainer.precision": "auto | 32-true | bf16-mixed | 16-mixed | bf16-true | 16-true | 64-true | bf16 | 64 | 32 | 16",
     "trainer.min_epochs": "null | int>=0",
@@ -82,7 +114,8 @@ RULES: dict[str, str] = {
     "trainer.check_val_every_n_epoch": "null | int>=1",
     "hpo.direction": "minimize | maximize",
     "hpo.trials": "null | int>=1",
-    "tta.size": "numbers",
+    "tta.mode": "mean",
+    "tta.size": "pair>0",
     "mode.subroutines": "texts",
 }
 #: of the modes that ship with the package; a plugin's mode may use these names for something else
@@ -119,6 +152,12 @@ class Alternative:
     words: str
     take: Callable[[Any, str], Any]
     choices: tuple[str, ...] = ()
+
+
+def is_exact(key: str, rules: Mapping[str, str]) -> bool:
+    """Whether a rule says of every value of a key whether it is right; of a mapping it cannot."""
+    rule = rule_of(key, rules)
+    return rule is not None and all(alternative.words != _KINDS["map"][0] for alternative in rule)
 
 
 def rule_of(key: str, rules: Mapping[str, str]) -> tuple[Alternative, ...] | None:
@@ -171,6 +210,8 @@ def _alternative(text: str) -> Alternative:
     if text in _KINDS:
         words, function = _KINDS[text]
         return Alternative(words, function, choices=("true", "false") if text == "bool" else ())
+    if text.startswith("pair"):
+        return _pair(_alternative(text.replace("pair", "number", 1)))
     bound = re.fullmatch(r"(int|number)(>=|>)(-?\d+)", text)
     if bound is not None:
         return _bounded(bound[1], bound[2], float(bound[3]))
@@ -195,7 +236,7 @@ def _literal(text: str) -> Alternative:
 
 
 def _number(value: Any, kind: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)) or not math.isfinite(value):
         raise _Refused
     return value
 
@@ -223,6 +264,15 @@ def _interval(low: float, high: float, closed: tuple[bool, bool]) -> Alternative
         raise _Refused
 
     return Alternative(words, function)
+
+
+def _pair(each: Alternative) -> Alternative:
+    def function(value: Any, written: str) -> Any:
+        if isinstance(value, list) and len(value) == 2:
+            return [each.take(item, written) for item in value]
+        raise _Refused
+
+    return Alternative(f"a list of two, each {each.words}", function)
 
 
 def _of(*types: type) -> Callable[[Any, str], Any]:

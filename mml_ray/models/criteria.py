@@ -42,6 +42,8 @@ class _CrossEntropy(ScoreLoss):
 
     def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing lies between 0 and 1, got {label_smoothing}")
         self._vector("weight", weight)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing

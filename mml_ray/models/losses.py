@@ -147,7 +147,7 @@ def build_criterion(config: LossConfig) -> nn.Module:
         return built
     try:
         made: nn.Module = cls(**{name: _plain(value) for name, value in config.params.items()})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         accepted = ", ".join(accepted_params(config.type)) or "none"
         raise MMLMisconfigurationException(
             f"Loss '{config.type}' with {config.params}: {error}. Its parameters: {accepted}."

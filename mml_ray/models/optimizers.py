@@ -98,7 +98,7 @@ def _resolve(kind: str, config: Mapping[str, Any], skip: tuple[str, ...]) -> tup
 def _call(kind: str, name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise MMLMisconfigurationException(f"The {kind} '{name}': {error}") from error
 
 
@@ -139,6 +139,8 @@ def plateau(
     """Times ``factor`` when ``monitor`` has not improved for ``patience`` epochs."""
     if mode not in ("min", "max"):
         raise ValueError(f"mode is min or max, got {mode!r}.")
+    if not 0 < factor < 1:
+        raise ValueError(f"factor lies between 0 and 1, got {factor}.")
     scheduler = schedules.ReduceLROnPlateau(
         target.optimizer,
         mode,  # type: ignore[arg-type]
@@ -160,7 +162,10 @@ def one_cycle(
     final_div_factor: float = 1e4,
 ) -> dict[str, Any]:
     """Up to ``max_lr`` (the optimizer's rate) and down again, once, step by step (Smith and Topin 2017)."""
-    steps = target.total_steps() if total_steps in ("auto", None) else int(total_steps or 0)
+    needed = target.total_steps()
+    steps = needed if total_steps in ("auto", None) else int(total_steps or 0)
+    if steps < needed:
+        raise ValueError(f"total_steps={steps}, but this training has {needed} steps; auto counts them.")
     peak = target.optimizer.param_groups[0]["lr"] if max_lr is None else max_lr
     scheduler = schedules.OneCycleLR(
         target.optimizer, peak, total_steps=steps, pct_start=pct_start, div_factor=div_factor, final_div_factor=final_div_factor

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging
 from torch import Tensor
@@ -27,7 +28,7 @@ def _create(identity: str, params: dict[str, Any]) -> Callback:
     cls = registry.lookup("callback", name)
     try:
         made: Callback = cls(**params)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise MMLMisconfigurationException(f"cbs.{identity}: the callback '{name}' with {params}: {error}") from error
     return made
 

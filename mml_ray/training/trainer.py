@@ -6,7 +6,7 @@ import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import StrategyRegistry
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.training.callbacks import create_callbacks
@@ -21,15 +22,13 @@ from mml_ray.training.checkpoints import VerifiedCheckpointIO
 from mml_ray.training.loop import BestWeights, MetricsTracker, TrainingCheckpoint
 from mml_ray.training.steps import KeyedRandomness, ProgressReport, Report
 
+#: Lightning's own displays and checks: off, whatever a configuration says of them
+_OFF = ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")
 #: what create_trainer decides itself; not to be given as an extra argument
-_OWN = (
-    "callbacks",
-    "enable_checkpointing",
-    "default_root_dir",
-    "plugins",
-    "enable_progress_bar",
-    "enable_model_summary",
-    "num_sanity_val_steps",
+_OWN = ("callbacks", "enable_checkpointing", "default_root_dir", "plugins", "logger", *_OFF)
+#: those of the options that a configuration may give
+_CONFIGURED = frozenset(
+    "max_epochs min_epochs accelerator devices precision deterministic benchmark checkpoint_every_minutes".split()
 )
 
 
@@ -68,9 +67,8 @@ class TrainerOptions:
 
         Progress bar, model summary and sanity check of Lightning are dropped: the driver shows the progress.
         """
-        names = {f.name for f in fields(cls)}
-        given = {key: value for key, value in config.items() if key in names}
-        extra = {key: value for key, value in config.items() if key not in names and key not in _OWN}
+        given = {key: value for key, value in config.items() if key in _CONFIGURED}
+        extra = {key: value for key, value in config.items() if key not in _CONFIGURED and key not in _OFF}
         return cls(**{**given, "extra": extra, **options})
 
 
@@ -149,6 +147,13 @@ def check_extra(extra: Mapping[str, Any]) -> None:
     for key in extra:
         if key not in allowed:
             raise MMLMisconfigurationException(unknown_name_message("trainer option", key, allowed))
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raises :class:`MMLMisconfigurationException` for the name of a strategy that Lightning does not have."""
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(strategy, str) and strategy not in known:
+        raise MMLMisconfigurationException(unknown_name_message("trainer.strategy", strategy, known))
 
 
 def _silence() -> None:

@@ -65,11 +65,12 @@ def test_class_weights_are_no_losses() -> None:
     ) == [1, 2]
 
 
-def test_arguments_of_the_trainer_that_are_not_looked_up_are_there() -> None:
-    from mml_ray.composition.foresight import _TRAINER
+def test_arguments_of_the_trainer_that_have_a_rule_are_there() -> None:
+    from mml_ray.composition.rules import RULES
     from mml_ray.training.trainer import TrainerOptions, check_extra
 
-    options = TrainerOptions.from_config(dict.fromkeys(sorted(_TRAINER)))
+    ruled = [key.removeprefix("trainer.") for key in RULES if key.startswith("trainer.")]
+    options = TrainerOptions.from_config(dict.fromkeys(ruled))
     check_extra(options.extra)
     assert "limit_train_batches" in options.extra
 
