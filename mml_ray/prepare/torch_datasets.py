@@ -73,11 +73,11 @@ def _files(
 ) -> list[tuple[str, Pixels]]:
     """The files of one sample, as (relative path, pixels)."""
     image, target = _take_apart(sample, kind, task_type)
-    pixels = _pixels(image, f"{kind} sample {stem}")
+    pixels = _pixels(_as_colours(image), f"{kind} sample {stem}")
     if kind == "unlabeled" or task_type == TaskType.NO_TASK:
         return [(f"{kind}_data/{stem}.png", pixels)]
     if task_type == TaskType.SEMANTIC_SEGMENTATION:
-        mask = _pixels(target, f"mask of {kind} sample {stem}")
+        mask = _pixels(_as_numbers(target), f"mask of {kind} sample {stem}")
         return [(f"{kind}_data/{stem}.png", pixels), (f"{kind}_labels/{stem}.png", mask)]
     index = int(target)
     if class_names is not None and not 0 <= index < len(class_names):
@@ -99,11 +99,26 @@ def _take_apart(sample: Any, kind: str, task_type: TaskType) -> tuple[Any, Any]:
     return sample, None
 
 
+def _as_colours(image: Any) -> Any:
+    """A PIL image in a mode that arrays show as it looks; floats are left to be refused."""
+    if not _is_pillow(image) or image.mode in ("RGB", "L", "I;16", "F"):
+        return image
+    return image.convert("I;16" if image.mode == "I" else "RGB")  # I: 16 bit in the container of 32
+
+
+def _as_numbers(mask: Any) -> Any:
+    """A mask whose array holds its class numbers: palettes by index, black and white as 0 and 1."""
+    if not _is_pillow(mask) or mask.mode in ("L", "P", "I;16"):
+        return mask
+    return np.asarray(mask).astype(np.uint8) if mask.mode == "1" else mask.convert("I;16" if mask.mode == "I" else "RGB")
+
+
+def _is_pillow(image: Any) -> bool:
+    return hasattr(image, "mode") and hasattr(image, "convert")
+
+
 def _pixels(image: Any, what: str) -> Pixels:
-    converted = image
-    if hasattr(image, "mode") and hasattr(image, "convert") and image.mode not in ("RGB", "L", "P", "I;16"):
-        converted = image.convert("RGB")
-    array: Pixels = np.asarray(converted)
+    array: Pixels = np.asarray(image)
     if array.dtype not in (np.uint8, np.uint16) or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         found = f"{type(image).__name__} {array.shape} {array.dtype}"
         raise DataError(f"The {what} is neither a PIL image nor a uint8 array [H, W] or [H, W, 3], but {found}.")

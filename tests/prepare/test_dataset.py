@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mml_ray.errors import ArchiveError, DataError, MMLMisconfigurationException, StorageError
 from mml_ray.prepare.archives import DataKind
@@ -142,6 +143,22 @@ def test_classes_without_names_are_numbers_and_odd_modes_become_rgb(root: DataRo
     creator = DSetCreator("toy", data_root=root)
     folder = creator.extract_from_pytorch_datasets({"training": [(Pil(picture(0), "CMYK"), 7)]}, TaskType.CLASSIFICATION)
     assert list(files_below(folder)) == ["training_data/007/000000.png"]
+
+
+def test_palettes_are_colours_in_images_and_numbers_in_masks(root: DataRoot) -> None:
+    colours = np.zeros((16, 20, 3), np.uint8)
+    colours[:8] = (200, 30, 60)
+    paletted = Image.fromarray(colours).convert("P", palette=Image.Palette.ADAPTIVE)
+    classes = Image.new("P", (20, 16), 2)
+    classes.putpalette([9, 9, 9, 7, 7, 7, 250, 0, 0])
+    two = Image.fromarray(colours[:, :, 0] > 100)
+    folder = DSetCreator("toy", data_root=root).extract_from_pytorch_datasets(
+        {"training": [(paletted, classes), (two, two)]}, TaskType.SEMANTIC_SEGMENTATION
+    )
+    assert (read_image(folder / "training_data/000000.png") == colours).all()
+    assert (read_mask(folder / "training_labels/000000.png") == 2).all()
+    assert set(np.unique(read_image(folder / "training_data/000001.png"))) == {0, 255}
+    assert read_mask(folder / "training_labels/000001.png").tolist() == [[1] * 20] * 8 + [[0] * 20] * 8
 
 
 def test_segmentation_and_mask_transformation(root: DataRoot) -> None:
