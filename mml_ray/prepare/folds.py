@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -43,12 +44,21 @@ def split_folds(
         folds = split_pools(pools, n_folds, fold_0_fraction=fold_0_fraction, seed=seed)
     else:
         labels = (
-            strata(samples, task_type, n_folds=n_folds, idx_to_class=idx_to_class, mask_classes=mask_classes)
+            strata(
+                samples, task_type, n_folds=_parts(n_folds, fold_0_fraction), idx_to_class=idx_to_class, mask_classes=mask_classes
+            )
             if ensure_balancing
             else [()] * len(ids)
         )
         folds = split_stratified(labels, n_folds, groups=groups, fold_0_fraction=fold_0_fraction, seed=seed)
     return [[ids[position] for position in fold] for fold in folds]
+
+
+def _parts(n_folds: int, fold_0_fraction: float | None) -> int:
+    """Into how many parts of the size of the smallest fold the samples could be dealt."""
+    if fold_0_fraction is None:
+        return n_folds
+    return math.ceil(1 / min(fold_0_fraction, (1 - fold_0_fraction) / (n_folds - 1)) - 1e-9)
 
 
 def _class_pools(samples: Mapping[str, Sample], idx_to_class: Mapping[int, str]) -> dict[str, list[int]]:

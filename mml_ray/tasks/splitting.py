@@ -112,7 +112,10 @@ def _units(length: int, groups: Sequence[Hashable] | None) -> list[list[int]]:
 
 
 def _assign(units: Sequence[Sequence[int]], counts: Sequence[Counter[Label]], *, shares: Sequence[float], seed: int) -> list[int]:
-    """The fold of each unit: the rarest label first, its largest units first, to the fold that misses the label most."""
+    """The fold of each unit: the rarest label first, its largest units first, to the fold that misses the label most.
+
+    Folds of unequal size are compared by what they miss of their share, or the small one would get what is left over.
+    """
     order = permutation(len(units), seed)
     holders: dict[Label, list[int]] = defaultdict(list)
     total: Counter[Label] = Counter()
@@ -124,9 +127,13 @@ def _assign(units: Sequence[Sequence[int]], counts: Sequence[Counter[Label]], *,
     room = [share * sum(map(len, units)) for share in shares]
     left = {label: len(found) for label, found in holders.items()}
     chosen = [-1] * len(units)
+    sizes = [round(share / max(shares), 12) for share in shares]
 
     def place(unit: int, missing: Sequence[float]) -> None:
-        fold = max(range(len(shares)), key=lambda number: (round(missing[number], 9), round(room[number], 9)))
+        fold = max(
+            range(len(shares)),
+            key=lambda number: (round(missing[number] / sizes[number], 9), round(room[number] / sizes[number], 9)),
+        )
         chosen[unit] = fold
         room[fold] -= len(units[unit])
         for label, count in counts[unit].items():

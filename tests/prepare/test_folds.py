@@ -52,6 +52,17 @@ def test_the_first_fold_may_have_another_size() -> None:
     assert all(abs(sum(values[i]["value"] for i in fold) / len(fold) - 4.95) < 0.4 for fold in folds)
 
 
+def test_a_small_first_fold_gets_no_more_than_its_share() -> None:
+    grouped = {f"s{n}": {"class": n % 3, "group": f"g{n // 4}"} for n in range(1000)}
+    folds = split_folds(grouped, CLS, idx_to_class={**TWO, 2: "c"}, n_folds=2, fold_0_fraction=0.1)
+    assert abs(len(folds[0]) - 100) <= 4  # a group
+    assert all(abs(count - 33) <= 4 for count in Counter(grouped[i]["class"] for i in folds[0]).values())
+    for count, fraction in ((20, 0.2), (30, 0.2), (50, 0.1), (100, 0.05)):
+        values = {f"s{n}": {"value": float(n)} for n in range(count)}
+        folds = split_folds(values, TaskType.REGRESSION, idx_to_class={}, n_folds=2, fold_0_fraction=fraction)
+        assert len(folds[0]) == round(fraction * count)
+
+
 def test_without_balancing_only_the_sizes_are_alike() -> None:
     samples = {f"s{n}": {"class": int(n < 2)} for n in range(50)}
     assert [len(fold) for fold in split_folds(samples, CLS, idx_to_class=TWO, ensure_balancing=False)] == [10] * 5
