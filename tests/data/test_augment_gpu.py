@@ -121,15 +121,28 @@ def test_policies_of_kornia(name: str) -> None:
     assert labels is not None and moved.shape == images.shape and set(labels.unique().tolist()) <= LABELS
 
 
-def test_a_crop_that_is_too_large_is_explained() -> None:
-    augment = build_gpu({"backend": "kornia", "pipeline": [{"name": "RandomCrop", "size": [300, 300]}]})
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"name": "RandomCrop", "size": [80, 80], "pad_if_needed": True, "fill": 1.0},
+        {"name": "RandomCrop", "size": [64, 64], "padding": 20, "fill": 0.5},
+        {"name": "PadTo", "size": [80, 80], "pad_value": 1.0},
+    ],
+)
+def test_padding_of_masks_is_ignored_whatever_images_are_filled_with(step: dict[str, Any]) -> None:
+    augment = build_gpu({"backend": "kornia", "pipeline": [step]})
     assert augment is not None
-    images, masks = batch(2, 48)
-    with pytest.raises(DataError, match="RandomCrop"):
-        moved, _ = augment(images, masks, 1)
-        if moved.shape[2:] != (300, 300):
-            raise AssertionError("neither cropped nor refused")
-        raise DataError("RandomCrop pads")
+    images, masks = augment(torch.full((2, 3, 64, 64), 0.25), torch.full((2, 64, 64), 7), 3)
+    assert set(masks.unique().tolist()) == {7, 255}
+    assert torch.equal(masks == 255, images[:, 0] != 0.25)
+
+
+@pytest.mark.parametrize("size", [[80, 80], [80, 32]])
+def test_a_crop_of_kornia_that_is_too_large_does_not_blend_labels(size: list[int]) -> None:
+    augment = build_gpu({"backend": "kornia", "pipeline": [{"name": "RandomCrop", "size": size}]})
+    assert augment is not None
+    with pytest.raises(DataError, match=r"crop size .* exceeds \(64, 64\).*larger preprocessing"):
+        augment(torch.zeros(2, 3, 64, 64), torch.randint(0, 200, (2, 64, 64)), 3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -23,7 +23,20 @@ from mml_ray.tasks.attributes import IGNORE_INDEX
 
 _AUTO = ("AutoAugment", "RandAugment", "TrivialAugment")
 _REMOVED = ("RandomMixUpV2", "RandomCutMixV2", "RandomMosaic", "RandomJigsaw", "RandomTransplantation")
-_MASK_ARGUMENTS = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None}}
+#: for masks: the nearest pixel; paddings are filled with the number that stands for 255, whatever they are filled with in images
+_MASK_ARGUMENTS = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None, "fill": 0.0, "pad_value": 0.0}}
+
+
+class _Crop(K.RandomCrop):
+    """A crop that is larger than the image is refused: kornia would stretch the image, and blend the labels of its mask."""
+
+    def forward_parameters(self, batch_shape: Any) -> Any:
+        """As kornia's, for an image that is large enough."""
+        left, right, top, bottom = self.compute_padding(tuple(batch_shape))
+        found, wanted = (int(batch_shape[-2]) + top + bottom, int(batch_shape[-1]) + left + right), self.flags["size"]
+        if wanted[0] > found[0] or wanted[1] > found[1]:
+            raise ValueError(f"crop size (height, width) {tuple(wanted)} exceeds {found}")
+        return super().forward_parameters(batch_shape)
 
 
 class KorniaPipeline:
@@ -91,7 +104,7 @@ def build_step(step: Mapping[str, Any]) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)) or name.endswith(("Base2D", "Base3D", "3D")):
         raise UnknownNameError.of("kornia augmentation", name, [*known_names(), *_AUTO])
     try:
-        return cls(**arguments)
+        return (_Crop if cls is K.RandomCrop else cls)(**arguments)
     except Exception as error:
         raise MMLMisconfigurationException(f"The augmentation '{name}' (kornia): {error}") from error
 
