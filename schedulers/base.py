@@ -119,7 +119,8 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         if self.plan is not None:
             return
         if self.requires_tasks:
-            structs.check_tasks([str(name) for name in self.cfg.task_list], self.fm)
+            names = [str(name) for name in self.cfg.task_list]
+            structs.check_tasks(names, self.fm, preprocessing=str(self.cfg.preprocessing.id))
             if self.uses_preprocessed:
                 structs.check_preprocessing(self.cfg, self.fm)
         self.create_routine()

@@ -84,13 +84,15 @@ class StructBook:
         return structs, {**manager.model_updates, **updates}
 
 
-def check_tasks(names: list[str], manager: MMLFileManager) -> None:
-    """Refuse names of which neither the task nor the base is in the data root.
+def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str) -> None:
+    """Refuse names of which neither the task nor the base is in the data root, and make the variants that are missing: only that
+    tells whether a tag's arguments fit its task.
 
     Raises:
         TaskNotFoundError: names the nearest tasks that are there.
-        UnknownNameError: an unknown tag. MMLMisconfigurationException: a tag with too few or too many arguments.
+        UnknownNameError: an unknown tag. MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
     """
+    from mml_ray.prepare.variants import ensure_task
     from mml_ray.tasks.tags import check
 
     there = manager.data.index()
@@ -98,6 +100,9 @@ def check_tasks(names: list[str], manager: MMLFileManager) -> None:
         if name not in there and check(name).base not in there:
             hint = "Create it first: mml-ray create tasks=... (mml-ray info lists what is there)."
             raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
+    for name in names:
+        if name not in manager.data:
+            ensure_task(manager.data, name, preprocessing=preprocessing)
 
 
 def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
