@@ -14,6 +14,9 @@ Options: ``source.task_type``, ``source.classes`` (names in order; for masks {va
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +79,25 @@ def create_task(dset_path: Path, context: CreationContext) -> Path:
             records += _classification(folder, split, mapping)
     else:
         records = _flat(_root(dset_path), "unlabelled")
+    _warn_of_unused(_root(dset_path), records)
     name = str(context.required("name", "the name of the task"))
     return describe(name, dset_path, layout.task_type, records=records, idx_to_class=mapping, context=context)
 
 
 registry.add("task_creator", NAME, TaskEntry(NAME, NAME, create_task, sourced=True))
+
+
+def _warn_of_unused(root: Path, records: Sequence[Record]) -> None:
+    """Images that no sample was made of are no secret: a class that was not named, a file beside the folders."""
+    used = {record.sample.get(modality) for record in records for modality in (Modality.IMAGE, Modality.MASK)}
+    unused = [path.relative_to(root).as_posix() for path in images_below(root) if path not in used]
+    if unused:
+        warnings.warn(
+            f"{len(unused)} image(s) were left out, since their folder or name says of no class, split, image or mask what they are: "
+            f"{', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def find_layout(root: Path, task_type: object = None) -> Layout:
@@ -135,15 +152,18 @@ def _classification(folder: Path, split: str, mapping: dict[int, str]) -> list[R
     if split == "unlabelled":
         return _flat(folder, split)
     index = {name: number for number, name in mapping.items()}
+    images = [(path, path.relative_to(folder)) for path in images_below(folder)]
+    images = [(path, place) for path, place in images if len(place.parts) > 1 and place.parts[0] in index]
+    stems = Counter(place.with_suffix("") for _, place in images)
     records = []
-    for path in images_below(folder):
-        relative = path.relative_to(folder)
-        if len(relative.parts) > 1 and relative.parts[0] in index:
-            sample_id = (
-                f"{split}/{relative.with_suffix('').as_posix()}" if split == "val" else relative.with_suffix("").as_posix()
-            )
-            sample = {Modality.SAMPLE_ID: sample_id, Modality.IMAGE: path, Modality.CLASS: index[relative.parts[0]]}
-            records.append(Record(sample, split))
+    for path, place in images:
+        sample_id = (place.with_suffix("") if stems[place.with_suffix("")] == 1 else place).as_posix()
+        sample = {
+            Modality.SAMPLE_ID: f"{split}/{sample_id}" if split == "val" else sample_id,
+            Modality.IMAGE: path,
+            Modality.CLASS: index[place.parts[0]],
+        }
+        records.append(Record(sample, split))
     return records
 
 

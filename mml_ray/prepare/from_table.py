@@ -218,20 +218,32 @@ def _classes(columns: Columns, rows: Sequence[Row], context: CreationContext, no
     """Index -> class name: as given, else the names in the table in order of the alphabet."""
     if columns.target == "mask":
         return {int(index): label for index, label in notes["classes"].items()}
+    given = given_classes(context)
     if columns.target == CLASS_COLUMNS:
-        return dict(enumerate(columns.class_columns))
+        return _named_columns(columns.class_columns, given)
     if columns.target in ("", "value"):
         return None
-    given = given_classes(context)
     if given is not None:
         return given
     if columns.target == "class":
-        names = {str(entry) for row in rows if (entry := columns.get(row, "class")) is not None}
+        names = {_label(entry) for row in rows if (entry := columns.get(row, "class")) is not None}
     elif columns.target == "classes":
-        names = {str(label) for row in rows for label in as_list(columns.get(row, "classes"))}
+        names = {_label(label) for row in rows for label in as_list(columns.get(row, "classes"))}
     else:
         names = {f"class_{n}" for n in range(max(len(as_list(columns.get(row, "soft_classes"))) for row in rows))}
     return dict(enumerate(sorted(names, key=lambda label: (len(label), label) if label.isdigit() else (1 << 20, label))))
+
+
+def _named_columns(columns: Sequence[str], given: Mapping[int, str] | None) -> dict[int, str]:
+    """Classes called as their columns, or as ``source.classes`` says in the same order."""
+    if given is None:
+        return dict(enumerate(columns))
+    if sorted(given) != list(range(len(columns))):
+        raise MMLMisconfigurationException(
+            f"source.classes names {len(given)} classes for the {len(columns)} columns {', '.join(columns)} of source.class_columns; "
+            "it has to be a list of as many names, or may be left out."
+        )
+    return dict(sorted(given.items()))
 
 
 def _record(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, int]) -> Record:
@@ -268,9 +280,9 @@ def _target(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, i
     if entry is None:
         return None
     if columns.target == "class":
-        return {Modality.CLASS: _class_index(str(entry), index)}
+        return {Modality.CLASS: _class_index(_label(entry), index)}
     if columns.target == "classes":
-        return {Modality.CLASSES: [_class_index(str(label), index) for label in as_list(entry)]}
+        return {Modality.CLASSES: [_class_index(_label(label), index) for label in as_list(entry)]}
     if columns.target == "soft_classes":
         return {Modality.SOFT_CLASSES: [as_number(part) for part in as_list(entry)]}
     if columns.target == "value":
@@ -287,6 +299,11 @@ def _from_class_columns(columns: Columns, row: Row) -> dict[Modality, Any] | Non
     if columns.is_hard:
         return {Modality.CLASSES: [number for number, value in enumerate(numbers) if value == 1]}
     return {Modality.SOFT_CLASSES: numbers}
+
+
+def _label(entry: Any) -> str:
+    """The name of a class; whole numbers that a Parquet file keeps as floats (beside empty entries) are written as such."""
+    return str(int(entry)) if isinstance(entry, float) and entry.is_integer() else str(entry)
 
 
 def _class_index(label: str, index: Mapping[str, int]) -> int:

@@ -84,6 +84,28 @@ def test_archives_of_folders(root: DataRoot, tmp_path: Path, kind: str) -> None:
     assert create(root, "from_folder", Path(archive)).class_occ == {"a": 6, "b": 6}
 
 
+def test_images_that_are_left_out_are_told(root: DataRoot, tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "scans", classes={"ill": 10, "well": 10, "other": 3})
+    write(source / "beside.png", picture(99))
+    with pytest.warns(UserWarning, match=r"^4 image\(s\) were left out.*: beside.png, other/"):
+        assert create(root, "from_folder", source, classes=["well", "ill"]).num_samples == 20
+    masks(tmp_path / "cells", count=10)
+    write(tmp_path / "cells" / "masks" / "of_nothing.png", np.zeros((16, 20), np.uint8))
+    with pytest.warns(UserWarning, match=r"^1 image\(s\) were left out.*: masks/of_nothing.png"):
+        create(DataRoot(tmp_path / "other"), "from_folder", tmp_path / "cells")
+
+
+def test_files_of_one_name_and_two_formats_are_two_samples(root: DataRoot, tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "scans", classes={"ill": 10, "well": 10})
+    first = next(iter(sorted((source / "ill").iterdir())))
+    write(first.with_suffix(".bmp"), picture(99))
+    task = create(root, "from_folder", source)
+    assert task.num_samples == 21
+    assert {f"ill/{first.name}", f"ill/{first.stem}.bmp"} <= set(
+        task.train_samples
+    ) and f"ill/{first.stem}" not in task.train_samples
+
+
 def test_given_splits_are_kept(root: DataRoot, tmp_path: Path) -> None:
     number = 0
     for split, count in (("train", 9), ("Validation", 4), ("test", 3)):
@@ -237,6 +259,22 @@ def test_a_column_for_each_class(root: DataRoot, tmp_path: Path) -> None:
     table(path, entries)
     soft = create(DataRoot(tmp_path / "second"), "from_table", path, class_columns=["rbc", "wbc"], task_type=kind)
     assert soft.train_samples["img/0"]["soft_classes"] == [0, 0.5] and soft.train_samples["img/1"]["soft_classes"] == [1, 1]
+
+
+def test_columns_for_classes_may_be_named(root: DataRoot, tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", rows(tmp_path, a=lambda n: n % 2, b=lambda n: n // 2 % 2))
+    task = create(root, "from_table", path, class_columns=["b", "a"], classes=["round", "red"])
+    assert task.idx_to_class == {0: "round", 1: "red"} and task.train_samples["img/1"]["classes"] == [1]
+    with pytest.raises(MMLMisconfigurationException, match="names 1 classes for the 2 columns b, a of source.class_columns"):
+        create(DataRoot(tmp_path / "other"), "from_table", path, class_columns=["b", "a"], classes=["round"])
+
+
+def test_whole_numbers_kept_as_floats_are_classes_by_number(root: DataRoot, tmp_path: Path) -> None:
+    images = [row["image"] for row in rows(tmp_path, count=22)]
+    labels = [None, *(float(n % 2) for n in range(20)), None]
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "class": labels}), tmp_path / "t.parquet")
+    task = create(root, "from_table", tmp_path / "t.parquet")
+    assert task.idx_to_class == {0: "0", 1: "1"} and len(task.unlabeled_samples) == 2
 
 
 def test_a_table_of_masks(root: DataRoot, tmp_path: Path) -> None:
