@@ -85,14 +85,13 @@ class StructBook:
 
 
 def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str) -> None:
-    """Refuse names of which neither the task nor the base is in the data root, and make the variants that are missing: only that
-    tells whether a tag's arguments fit its task.
+    """Refuse names of which neither the task nor the base is in the data root, and tags whose arguments do not fit their task.
 
     Raises:
         TaskNotFoundError: names the nearest tasks that are there.
         UnknownNameError: an unknown tag. MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
     """
-    from mml_ray.prepare.variants import ensure_task
+    from mml_ray.prepare.variants import check_variant
     from mml_ray.tasks.tags import check
 
     there = manager.data.index()
@@ -101,8 +100,8 @@ def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str
             hint = "Create it first: mml-ray create tasks=... (mml-ray info lists what is there)."
             raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
     for name in names:
-        if name not in manager.data:
-            ensure_task(manager.data, name, preprocessing=preprocessing)
+        if name not in there:
+            check_variant(manager.data, name, preprocessing)
 
 
 def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:

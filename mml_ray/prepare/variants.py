@@ -33,6 +33,21 @@ def ensure_task(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCE
     return data_root.description_path(prefixes[-1], preprocessing)
 
 
+def check_variant(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCESSING) -> None:
+    """Whether the tags of a task fit it: they are applied in memory, and nothing is written. Masks are not read, so a segmentation whose
+    classes cannot be balanced is found when the variant is made.
+
+    Raises:
+        MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
+    """
+    wanted = tags.check(name)
+    description = data_root.description(wanted.base, preprocessing)
+    if description.task_type == TaskType.SEMANTIC_SEGMENTATION:
+        description.mask_classes = {}
+    for tag in wanted.tags:
+        description = tags.derive(description, tag)
+
+
 def _ensure(root: DataRoot, base: str, variant: str, *, preprocessing: str = NO_PREPROCESSING) -> None:
     if _is_current(root, base, variant, preprocessing):
         return

@@ -27,7 +27,7 @@ _REMOVED = ("RandomMixUpV2", "RandomCutMixV2", "RandomMosaic", "RandomJigsaw", "
 _MASK_ARGUMENTS = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None, "fill": 0.0, "pad_value": 0.0}}
 
 
-class _Crop(K.RandomCrop):
+class _Crop(K.RandomCrop):  # type: ignore[misc]
     """A crop that is larger than the image is refused: kornia would stretch the image, and blend the labels of its mask."""
 
     def forward_parameters(self, batch_shape: Any) -> Any:
