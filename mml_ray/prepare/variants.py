@@ -40,7 +40,7 @@ def check_variant(data_root: DataRoot, name: str, preprocessing: str = NO_PREPRO
     Raises:
         MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
     """
-    wanted = tags.check(name)
+    wanted = tags.parse(tags.check(name).data_name)
     description = data_root.description(wanted.base, preprocessing)
     if description.task_type == TaskType.SEMANTIC_SEGMENTATION:
         description.mask_classes = {}

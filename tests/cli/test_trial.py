@@ -58,6 +58,7 @@ def test_what_cannot_be_built_is_told_at_once(arguments: list[str], message: str
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["metrics.cls=[{type:accuracy,params:{top_k:5}}]"],
         ["+optimizer.amsgrad=true"],
         ["lr_scheduler=one_cycle", "lr_scheduler.total_steps=100"],
         ["metrics.cls.0.params.average=weighted"],

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mml_ray.errors import DataError, StorageError, TaskNotFoundError, UnknownNameError
+from mml_ray.errors import DataError, MMLMisconfigurationException, StorageError, TaskNotFoundError, UnknownNameError
 from mml_ray.prepare import masks
-from mml_ray.prepare.variants import ensure_task
+from mml_ray.prepare.variants import check_variant, ensure_task
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit
 from tests.tasks import builders
@@ -45,6 +45,17 @@ def test_a_full_copy_made_by_others_is_used_as_it_is(root: DataRoot) -> None:
     assert ensure_task(root, "ref_blobs+nested?0?2") == before and before.read_bytes() == content
     ensure_task(root, "ref_blobs+nested?0?2+identity")
     assert root.header("ref_blobs+nested?0?2+identity").base == "ref_blobs+nested?0?2"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_whether_tags_fit_is_told_without_writing_anything(root: DataRoot, name: str) -> None:
+    root.index()  # the index of the root is kept in a file
+    before = sorted(root.path.rglob("*"))
+    check_variant(root, f"{name}+nested?0+duplicate?2+subset?0_9")
+    for wrong in ("+nested?77", "+identity+subset?3", "+nested?0+nested?9"):
+        with pytest.raises(MMLMisconfigurationException):
+            check_variant(root, name + wrong)
+    assert sorted(root.path.rglob("*")) == before
 
 
 def test_chains_are_built_step_by_step_on_the_longest_prefix(root: DataRoot) -> None:
@@ -166,7 +177,7 @@ def test_large_tasks_are_nested_quickly_and_stored_small(tmp_path: Path) -> None
 
 def test_variants_need_no_opencv(root: DataRoot) -> None:
     code = (
-        "import sys; from mml_ray.prepare.variants import ensure_task; from mml_ray.store.data_root import DataRoot;"
+        "import sys; from mml_ray.prepare.variants import check_variant, ensure_task; from mml_ray.store.data_root import DataRoot;"
         "ensure_task(DataRoot(sys.argv[1]), 'ref_blobs+nested?0');"
         "print([name for name in ('numpy', 'torch', 'cv2', 'ray', 'pandas') if name in sys.modules])"
     )
