@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
+from mml_ray.errors import MMLMisconfigurationException, UnknownNameError, unknown_name_message
+from mml_ray.store.pipeline import PIPELINE_KEYS
 from mml_ray.tasks.struct import TaskStruct
 from mml_ray.tasks.tags import parse
 
@@ -60,7 +61,16 @@ def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
     for name in names:
         if name not in scheduler.cfg.task_list:
             raise MMLMisconfigurationException(unknown_name_message("task in mode.eval_on", name, scheduler.cfg.task_list))
+        check_same_kind(_struct(scheduler, str(scheduler.pivot)), _struct(scheduler, name))
+    if names and not {"predict", "test"} & set(scheduler.subroutines):
+        log.warning("mode.eval_on is not used: mode.subroutines has neither predict nor test.")
     return list(dict.fromkeys(names))
+
+
+def _struct(scheduler: AbstractBaseScheduler, name: str) -> TaskStruct:
+    """What the header of a task says."""
+    struct: TaskStruct = scheduler.fm.data.struct(name, str(scheduler.cfg.preprocessing.id))
+    return struct
 
 
 def check(scheduler: AbstractBaseScheduler) -> None:
@@ -88,32 +98,15 @@ def check(scheduler: AbstractBaseScheduler) -> None:
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch} exceeds trainer.max_epochs={cfg.trainer.max_epochs}: "
             "no epoch would be validated, so none is the best. Set mode.store_best=false."
         )
-    if training:
-        _check_architecture(scheduler)
+    unknown = [key for key in mode.pipeline_keys if key not in cfg]
+    if unknown:
+        raise UnknownNameError.of("group in mode.pipeline_keys", str(unknown[0]), PIPELINE_KEYS)
     if mode.nested and "+nested" in str(scheduler.pivot):
         log.warning("The pivot %s is nested already; mode.nested=true nests it once more.", scheduler.pivot)
     if mode.cv and not mode.nested and training:
         _check_validation_use(scheduler)
     if "test" in scheduler.subroutines and not mode.nested:
         log.warning("mode.nested=false: this evaluates on the real test data of %s.", scheduler.pivot)
-
-
-#: networks of arch=monai that give one vector for an image, and nothing for its pixels
-_POOLED = ("resnet", "densenet", "efficientnet")
-
-
-def _check_architecture(scheduler: AbstractBaseScheduler) -> None:
-    """A network that cannot segment is found before it is built for each fold."""
-    cfg, pivot = scheduler.cfg, base_of(str(scheduler.pivot))
-    arch, stored = cfg.get("arch", {}), scheduler.fm.data.index()
-    pooled = arch.get("backend") == "timm" or (arch.get("backend") == "monai" and str(arch.get("name")).startswith(_POOLED))
-    if not pooled or pivot not in stored:
-        return
-    if scheduler.fm.data.header(pivot, str(cfg.preprocessing.id)).task_type.route == "seg":
-        raise MMLMisconfigurationException(
-            f"Task '{pivot}' is a segmentation, which arch={arch.backend} arch.name={arch.name} cannot learn: it needs an encoder-decoder, "
-            "as arch.name=basic_unet or arch=smp."
-        )
 
 
 def check_blueprint(scheduler: AbstractBaseScheduler) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from mml_ray.composition.portable import portable
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
 from mml_ray.report.tables import Table, score_table
-from mml_ray.schedulers import components, structs
+from mml_ray.schedulers import components, structs, suits
 from mml_ray.schedulers import folds as fold_plan
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.seeding import keyed_seed
@@ -49,12 +49,15 @@ class TrainingScheduler(AbstractBaseScheduler):
         fold_plan.check(self)
         self.co_tasks = self._chosen_co_tasks()
         self.task_weights = self._chosen_weights()
+        trained_tasks = [str(self.pivot), *self.co_tasks]
         if "train" in self.subroutines:
             fold_plan.check_blueprint(self)
-            structs.check_linked(self.cfg, self.fm, [str(self.pivot), *self.co_tasks])
+            structs.check_linked(self.cfg, self.fm, trained_tasks)
         if {"predict", "test"} & set(self.subroutines):
             structs.check_views(self.cfg, self.fm, [str(self.pivot)])
         units = fold_plan.units(self)
+        if "train" in self.subroutines:
+            suits.check(self, trained_tasks, [[unit.task, *self.co_tasks] for unit in units])
         fold_plan.check_models(self, units)
         self._extend_task_list([unit.task for unit in units])
         trained: dict[int, Handle] = {}
@@ -79,13 +82,22 @@ class TrainingScheduler(AbstractBaseScheduler):
         """The other tasks of a multi-task training; random ones are a function of the run's seed."""
         total = self.cfg.mode.multitask
         if not total:
+            if self.cfg.mode.co_tasks != "random":
+                raise MMLMisconfigurationException(
+                    "mode.co_tasks is given, but one task is learned alone: set mode.multitask=<number of tasks>."
+                )
             return []
         if isinstance(total, bool) or int(total) < 2:
             raise MMLMisconfigurationException(f"mode.multitask={total}: false, or the number of tasks in all (at least 2).")
         pivot = str(self.pivot)
         chosen = self.cfg.mode.co_tasks
         if chosen != "random":
-            return fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
+            named = fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
+            if len(named) != int(total) - 1:
+                raise MMLMisconfigurationException(
+                    f"mode.multitask={total} tasks are the pivot and {int(total) - 1} more, but mode.co_tasks names {len(named)}: {', '.join(named)}."
+                )
+            return named
         candidates = [name for name in self.cfg.task_list if fold_plan.base_of(name) != fold_plan.base_of(pivot)]
         wanted = int(total) - 1
         if len(candidates) < wanted:
@@ -102,6 +114,8 @@ class TrainingScheduler(AbstractBaseScheduler):
             raise MMLMisconfigurationException(
                 f"mode.task_weights has {len(weights)} weights for {1 + len(self.co_tasks)} tasks (pivot first): {[self.pivot, *self.co_tasks]}."
             )
+        if min(weights) < 0 or not sum(weights):
+            raise MMLMisconfigurationException(f"mode.task_weights={list(weights)}: weights are from 0, and not all of them 0.")
         return [float(weight) for weight in weights]
 
     # -- commands --------------------------------------------------------------------------------------------------------------------
@@ -198,7 +212,7 @@ class TrainingScheduler(AbstractBaseScheduler):
     def _store_model(self, struct: TaskStruct, fold: int, model: LightningModule, fitted: Any) -> ModelStorage:
         from mml_ray.models.checkpoint import save_weights
 
-        pipeline = PipelineCfg.from_cfg(portable(self.cfg), _standard_keys(self.cfg))
+        pipeline = PipelineCfg.from_cfg(portable(self.cfg), list(self.cfg.mode.pipeline_keys))
         pipeline_path = self.fm.construct_saving_path(pipeline, "pipeline", task_name=struct.name)
         pipeline.store(pipeline_path)
         parameters = None
@@ -279,8 +293,3 @@ def _test_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dic
     metrics = {name.rpartition("/")[2]: value for name, value in result.items()}
     shown = {name: value for name, value in metrics.items() if not name.endswith(("_std", "_mean"))}
     return [str(task), str(fold), str(evaluated or "its own test data")], shown
-
-
-def _standard_keys(cfg: DictConfig) -> list[str]:
-    keys = "arch augmentations cbs loss lr_scheduler mode optimizer peft preprocessing sampling trainer tta tune".split()
-    return [key for key in keys if key in cfg]

@@ -63,6 +63,7 @@ RULES: dict[str, str] = {
     "lr_scheduler.threshold": "number>=0",
     "lr_scheduler.max_lr": "null | number>0",
     "lr_scheduler.total_steps": "null | auto | int>=1",
+    "cbs.early.monitor": "text",
     "cbs.early.mode": "min | max",
     "cbs.early.patience": "int>=0",
     "cbs.swa.swa_lrs": "number>0",

@@ -177,6 +177,18 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train tasks=digits mode.multitask=2 mode.co_tasks=[dogits]", r"'dogits'.*digits"),
         ("train tasks=digits mode.task_weights=[1,2]", r"2 weights for 1"),
         ("train tasks=digits mode.eval_on=dogits", r"'dogits'.*digits"),
+        ("train tasks=digits mode.task_weights=[-1]", r"weights are from 0"),
+        ("train tasks=digits mode.co_tasks=[digits]", r"one task is learned alone: set mode\.multitask"),
+        ("train tasks=digits mode.pipeline_keys=[optmizer]", r"'optmizer'.*optimizer"),
+        ("train tasks=digits task_list=[digits,digits+subclass?0?1] mode.eval_on=digits+subclass?0?1", r"10 classes.*2 classes"),
+        (
+            "train tasks=digits task_list=[digits,digits+subclass?0?1] mode.multitask=3 mode.co_tasks=[digits+subclass?0?1]",
+            r"multitask=3 .*co_tasks names 1",
+        ),
+        ("train tasks=digits loss.class_weights=[1,2] loss.auto_activate_weighing=false", r"2 values.*'digits' has 10 classes"),
+        ("train tasks=digits loss.cls=[]", r"loss\.cls=\[\]: task 'digits' needs a loss"),
+        ("train tasks=digits callbacks=early cbs.early.monitor=val/los", r"cbs\.early\.monitor 'val/los'.*val/loss"),
+        ("train tasks=digits callbacks=early cbs.early.monitor=val/digits/accuracy", r"'val/digits/accuracy'.*val/loss"),
         ("train tasks=digits resources.train_fold.num_gpus=99", r"train_fold.*99 GPU.*no node can hold"),
         ("train tasks=digits resources.trainfold.num_cpus=1", r"'trainfold'.*train_fold"),
         ("train tasks=digits trainer.max_epochs=-3", r"max_epochs=-3.*from 1"),
@@ -212,6 +224,8 @@ def test_a_network_that_cannot_segment_is_found_before_the_start(place: Place, t
     _refused(code, output, "'cells' is a segmentation", r"arch\.name=basic_unet")
     code, output = place.call("train", *source, "arch.name=basic_unet", "--plan")
     assert code == 0, output
+    code, output = place.call("train", *source, "arch.name=basic_unet", "callbacks=mixup", "--plan")
+    _refused(code, output, "cbs.mixup: mixing is for classification .*'cells' is semantic_segmentation")
 
 
 # -- a run that is continued ------------------------------------------------------------------------------------------------

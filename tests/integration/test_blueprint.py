@@ -22,7 +22,9 @@ def test_a_nested_training_takes_the_blueprint_of_its_pivot(
     assert cli.main([*train, "reuse.blueprint=plan", "proj=built"]) == 0
     (stored,) = (tmp_path / "results/built/PIPELINES").glob("*/*.yaml")
     assert stored.parent.name == "digits+nested?0"
-    assert yaml.safe_load(stored.read_text())["optimizer"]["name"] == "sgd"
+    content = yaml.safe_load(stored.read_text())
+    assert list(content) == ["optimizer"], "mode.pipeline_keys says what is kept"
+    assert content["optimizer"]["name"] == "sgd"
 
     capsys.readouterr()
     assert cli.main([*train, "proj=none"]) == 2

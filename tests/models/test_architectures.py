@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.models.architectures import create_architecture, extras
+from mml_ray.models.architectures import create_architecture, extras, supports
 from mml_ray.models.architectures.base import Architecture, Features
 from mml_ray.registry import registry
 
@@ -31,6 +31,8 @@ def test_features_have_the_promised_channels(name: str) -> None:
         if features.dense is not None:
             assert features.dense.shape == (2, made.dense_dim, height, width)
     assert made.supports("cls") and made.supports("seg") == (name == "basic_unet")
+    arch = {"backend": "monai", "name": name}
+    assert (supports(arch, "cls"), supports(arch, "seg")) == (made.supports("cls"), made.supports("seg")), "told without building"
 
 
 def test_the_default_is_small_and_takes_arguments() -> None:

@@ -73,3 +73,10 @@ def test_mixing_is_refused_where_targets_cannot_be_mixed() -> None:
     data.targets = data.targets.float()[:, None]
     with pytest.raises(MMLMisconfigurationException, match="task 'tiny' is regression"):
         fit(model, data, create_trainer(tiny_options(callbacks={"mixup": None})))
+
+
+def test_the_callbacks_that_mix_are_known_before_they_are_loaded() -> None:
+    from mml_ray.schedulers.suits import MIXING
+    from mml_ray.training.callbacks import _Mixing
+
+    assert {name for name in registry.names("callback") if issubclass(registry.lookup("callback", name), _Mixing)} == set(MIXING)

@@ -31,6 +31,17 @@ for _backend in ("monai", "timm", "smp"):
     registry.add("architecture", _backend, _Lazy(_backend))
 
 
+def supports(arch: Mapping[str, Any], route: str) -> bool:
+    """Whether heads for tasks of a configuration route fit the network that ``arch`` describes, told without building it; of a
+    backend that a plugin brings nobody knows before.
+    """
+    backend = str(arch.get("backend", DEFAULT_ARCH["backend"]))
+    if not isinstance(registry.find("architecture", backend), _Lazy):
+        return True
+    module = importlib.import_module(f"mml_ray.models.architectures.{backend}")
+    return bool(module.supports(str(arch.get("name")), route))
+
+
 def create_architecture(arch: Mapping[str, Any] | None) -> Architecture:
     """The architecture that the configuration group ``arch`` describes: ``backend``, ``name``, and what the backend takes.
 

@@ -51,6 +51,11 @@ class EncoderDecoder(Architecture):
         return Features(encoded[-1].mean(dim=(-2, -1)), dense)
 
 
+def supports(name: str, route: str) -> bool:
+    """Whether heads for tasks of this route fit: every network has both kinds of output."""
+    return True
+
+
 def create(params: Mapping[str, Any]) -> Architecture:
     """``name`` of the decoder (``unet``), ``encoder`` (``tu-resnet34``), its ``weights`` (``imagenet``; null: none), ``params``."""
     defaults = {"name": "unet", "encoder": "tu-resnet34", "weights": "imagenet", "in_channels": 3, "params": {}}
