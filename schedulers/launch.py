@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -19,7 +20,7 @@ from mml_ray.composition.secrets import SECRETS, take_secrets, without_secrets
 from mml_ray.driver.executor import RunSummary
 from mml_ray.errors import MMLMisconfigurationException, PlanMismatchError, UnknownNameError
 from mml_ray.schedulers import session, tasklist
-from mml_ray.schedulers.base import AbstractBaseScheduler
+from mml_ray.schedulers.base import AbstractBaseScheduler, NoSubroutineError
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run import find_runs, read_run
 
@@ -55,7 +56,23 @@ def launch(request: RunRequest) -> RunSummary:
 
 
 def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
-    """The scheduler that ``mode.scheduler._target_`` names, planned.
+    """The scheduler of a configuration, planned; see :func:`scheduler_class` for what is raised."""
+    return scheduler_class(cfg)(cfg=cfg)  # type: ignore[call-arg]  # a subclass knows its subroutines
+
+
+def subroutines(cfg: DictConfig) -> list[str]:
+    """What ``mode.subroutines`` may name: a scheduler says it first of all when it is made, so none is made to the end."""
+    with open_dict(cfg):
+        cfg.mode.subroutines = []
+    kind = scheduler_class(cfg)
+    unmade = kind.__new__(kind)
+    with contextlib.suppress(NoSubroutineError):
+        kind.__init__(unmade, cfg)  # type: ignore[call-arg]
+    return unmade.available_subroutines
+
+
+def scheduler_class(cfg: DictConfig) -> type[AbstractBaseScheduler]:
+    """The class that ``mode.scheduler._target_`` names.
 
     Raises:
         MMLMisconfigurationException: the class cannot be imported, or is no scheduler.
@@ -71,8 +88,7 @@ def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
         ) from error
     if not (isinstance(found, type) and issubclass(found, AbstractBaseScheduler)):
         raise MMLMisconfigurationException(f"mode.scheduler._target_='{target}' is no AbstractBaseScheduler.")
-    scheduler: AbstractBaseScheduler = found(cfg=cfg)  # type: ignore[call-arg]
-    return scheduler
+    return found
 
 
 # -- continue ------------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mml_ray.composition.tree import ConfigTree, config_tree
@@ -95,12 +96,11 @@ def _for_override(given: Sequence[str], last: str, tree: ConfigTree) -> Iterable
         keys = [] if "/" in name else _keys(_settings(given), name)
         groups = [f"{group}=" for group in tree.groups if group != "mode"]
         return [f"{sign}{one}" for one in [*groups, *keys] if one.startswith(name)]
-    if name in tree.groups:
-        done, comma, part = value.rpartition(",")  # inside [early,swa
-        lead = f"{done}{comma}" if comma else value[:1] if value.startswith("[") else ""
-        part = part if comma else value[len(lead) :]
-        return [f"{key}={lead}{option}" for option in tree.groups[name] if option.startswith(part)]
-    return [f"{key}={one}" for one in _values(name, given) if one.startswith(value)]
+    done, comma, part = value.rpartition(",")  # inside [early,swa
+    lead = f"{done}{comma}" if comma else value[:1] if value.startswith("[") else ""
+    part = part if comma else value[len(lead) :]
+    words = tree.groups[name] if name in tree.groups else _values(name, given)
+    return [f"{key}={lead}{word}" for word in words if word.startswith(part)]
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:
@@ -136,6 +136,8 @@ def _values(name: str, given: Sequence[str]) -> list[str]:
 
     if name == "continue":
         return ["latest"]
+    if name in _TASKS or name in _NAMED or name.startswith("reuse."):
+        return _names(name, _settings(given))
     rule = rule_of(name, {**RULES, **MODE_RULES})
     if rule is None:
         default: Any = _settings(given)
@@ -143,3 +145,29 @@ def _values(name: str, given: Sequence[str]) -> list[str]:
             default = default.get(part) if isinstance(default, dict) else None
         rule = rule_from_default(default) or ()
     return [word for alternative in rule for word in alternative.choices if word != "null"]
+
+
+#: keys whose values are tasks of the data root
+_TASKS = ("pivot.name", "task_list", "mode.co_tasks", "mode.eval_on", "mode.pretrain_task")
+_NAMED = ("arch.name", "mode.subroutines", "proj")
+
+
+def _names(key: str, settings: dict[str, Any]) -> list[str]:
+    """Names that are there for a key to take."""
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create(settings)
+    if key == "arch.name":
+        from mml_ray.composition.names import KNOWN_NETWORKS
+
+        return sorted(KNOWN_NETWORKS) if settings.get("arch", {}).get("backend") == "monai" else []
+    if key == "mode.subroutines":
+        from mml_ray.schedulers.launch import subroutines
+
+        return subroutines(cfg)
+    if key in _TASKS:
+        from mml_ray.store.data_root import DataRoot
+
+        return list(DataRoot(cfg.data_dir).index())
+    results = Path(cfg.out_dir)
+    return [folder.name for folder in results.iterdir() if folder.is_dir()] if results.is_dir() else []

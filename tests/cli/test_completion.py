@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -42,6 +43,9 @@ from tests.patience import GUARD
         ("mml-ray train mode.store_best=f", {"mode.store_best=false"}, {"mode.store_best=true"}),
         ("mml-ray train logging.cm=", {"logging.cm=true"}, set()),
         ("mml-ray train continue=", {"continue=latest"}, set()),
+        ("mml-ray train arch.name=resnet", {"arch.name=resnet18", "arch.name=resnet_small"}, {"arch.name=basic_unet"}),
+        ("mml-ray train mode.subroutines=", {"mode.subroutines=train", "mode.subroutines=test"}, set()),
+        ("mml-ray create mode.subroutines=[dataset,t", {"mode.subroutines=[dataset,task"}, {"mode.subroutines=[dataset,dataset"}),
         ("mml-ray train seed='3 tr", {"trainer=", "trainer."}, set()),
         ("mml-ray runs ", {"list", "show", "verify"}, {"train"}),
         ("mml-ray train optimzer=sgd trainer.max_e", {"trainer.max_epochs="}, set()),
@@ -58,6 +62,22 @@ def test_candidates(line: str, wanted: set[str], unwanted: set[str]) -> None:
 )
 def test_nothing_to_offer(line: str) -> None:
     assert candidates(line) == []
+
+
+def test_projects_and_tasks_that_are_there_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.tasks.builders import classification
+
+    monkeypatch.setenv("MML_RESULTS_PATH", str(tmp_path / "results"))
+    monkeypatch.setenv("MML_DATA_PATH", str(tmp_path / "data"))
+    for name in ("first", "second"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    dataset = tmp_path / "data/RAW/DSET_dots"
+    dataset.mkdir(parents=True)
+    dataclasses.replace(classification(), name="dots").save(dataset / "TASK_dots.json")
+    assert candidates("mml-ray predict reuse.models=") == ["reuse.models=first", "reuse.models=second"]
+    assert candidates("mml-ray train proj=f") == ["proj=first"]
+    assert candidates("mml-ray train pivot.name=d") == ["pivot.name=dots"]
+    assert candidates("mml-ray train task_list=[dots,d") == ["task_list=[dots,dots"]
 
 
 def test_bash_gets_what_is_behind_the_equals_sign() -> None:
