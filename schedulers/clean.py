@@ -13,6 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mml_ray.data.node_folder import Claim, stores_of_node
 from mml_ray.errors import CommandInterrupted, DataError, StorageError
 from mml_ray.report.tables import Table
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
@@ -24,7 +25,8 @@ _STALE_SECONDS = 60.0
 
 
 class CleanScheduler(AbstractBaseScheduler):
-    """Subroutines: ``temp`` (temporary files, datasets that were left half made) and ``download`` (archives).
+    """Subroutines: ``temp`` (temporary files, datasets that were left half made), ``download`` (archives) and ``cache`` (what
+    ``sampling.cache=auto`` stored on this node).
 
     ``mode.all``: of everything in the data root, not only of the tasks given. ``mode.force``: delete without asking. What a
     process works on right now is left alone.
@@ -33,11 +35,11 @@ class CleanScheduler(AbstractBaseScheduler):
     requires_tasks = False
 
     def __init__(self, cfg: DictConfig) -> None:
-        super().__init__(cfg=cfg, available_subroutines=["temp", "download"])
+        super().__init__(cfg=cfg, available_subroutines=["temp", "download", "cache"])
 
     # -- the plan --------------------------------------------------------------------------------------------------------
     def create_routine(self) -> None:
-        """Commands for tasks (``temp``) and datasets (both), one after the other: they may ask, and a wrong answer ends it."""
+        """Commands for tasks (``temp``) and datasets (all), one after the other: they may ask, and a wrong answer ends it."""
         names = sorted(self.fm.data.index()) if self.cfg.mode.all else [str(name) for name in self.cfg.task_list]
         tasks = list(dict.fromkeys(base_of(name) for name in names))
         known = [dataset for task in tasks if (dataset := self._dataset(task)) is not None]
@@ -53,6 +55,9 @@ class CleanScheduler(AbstractBaseScheduler):
         if "download" in self.subroutines:
             for dataset in datasets:
                 last = [self.add(self.clean_download, dataset, after=last)]
+        if "cache" in self.subroutines:
+            for dataset in datasets:
+                last = [self.add(self.clean_cache, dataset, after=last)]
 
     def _dataset(self, task: str) -> str | None:
         from mml_ray.prepare.create import dataset_of_task
@@ -67,10 +72,12 @@ class CleanScheduler(AbstractBaseScheduler):
         return None
 
     def _all_datasets(self) -> list[str]:
-        """Every dataset of which there is anything: downloads, raw or preprocessed data."""
+        """Every dataset of which there is anything: downloads, raw or preprocessed data, a store of this node."""
         root = self.fm.data.path
         folders = [*root.glob(f"{RAW}/{DATASET_PREFIX}*"), *root.glob(f"{PREPROCESSED}/*/{DATASET_PREFIX}*")]
         downloads = [path.name for path in root.glob(f"{DOWNLOADS}/*") if path.is_dir()]
+        if "cache" in self.subroutines:
+            folders += [files for files in stores_of_node().values() if files.is_relative_to(root.resolve())]
         return sorted({*(path.name.removeprefix(DATASET_PREFIX) for path in folders), *downloads})
 
     # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ class CleanScheduler(AbstractBaseScheduler):
 
     def before_finishing_hook(self) -> None:
         """Says how much was freed in all."""
-        commands = (self.clean_temp, self.clean_unfinished, self.clean_download)
+        commands = (self.clean_temp, self.clean_unfinished, self.clean_download, self.clean_cache)
         freed = sum(int(size) for command in commands for size in self.results(command))
         print(f"Freed {freed / 2**20:.1f} MiB.")
 
@@ -123,12 +130,24 @@ class CleanScheduler(AbstractBaseScheduler):
             print(f"Dataset {dataset} is being made right now: its downloads are left alone.")
             return 0
 
+    def clean_cache(self, dataset: str) -> int:
+        """Delete what ``sampling.cache=auto`` stored of a dataset on this node; returns the bytes freed."""
+        with contextlib.ExitStack() as stack:
+            for store in self._found("clean_cache", dataset):
+                claim = Claim(store)
+                stack.callback(claim.release)
+                if not claim.take():
+                    print(f"The cache of dataset {dataset} is being filled right now: left alone.")
+                    return 0
+            return self._delete("clean_cache", dataset)
+
     # -- what there is -----------------------------------------------------------------------------------------------------
     def _found(self, command: str, name: str) -> list[Path]:
         finders = {
             "clean_temp": self._temporary,
             "clean_unfinished": self._unfinished,
             "clean_download": self._downloads,
+            "clean_cache": self._cached,
         }
         return list(finders[command](name))
 
@@ -158,6 +177,13 @@ class CleanScheduler(AbstractBaseScheduler):
         folder = self.fm.data.download_path(dataset)
         if folder.exists():
             yield folder
+
+    def _cached(self, dataset: str) -> Iterator[Path]:
+        """The stores of this node that were made from files of the dataset, raw or preprocessed."""
+        data = self.fm.data.path.resolve()
+        for store, files in stores_of_node().items():
+            if files.name == f"{DATASET_PREFIX}{dataset}" and files.is_relative_to(data):
+                yield store
 
     # -- deleting ----------------------------------------------------------------------------------------------------------
     def _delete(self, command: str, name: str) -> int:
@@ -196,7 +222,11 @@ class CleanScheduler(AbstractBaseScheduler):
 
 
 def _title(command: str, name: str) -> str:
-    what = {"clean_temp": "temporary files of task", "clean_unfinished": "unfinished work on dataset"}
+    what = {
+        "clean_temp": "temporary files of task",
+        "clean_unfinished": "unfinished work on dataset",
+        "clean_cache": "what this node has cached of dataset",
+    }
     return f"{what.get(command, 'downloads of dataset')} {name}"
 
 

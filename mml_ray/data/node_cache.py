@@ -6,13 +6,9 @@ the start of each epoch. A store serves all folds, trials and tasks that read th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -24,10 +20,7 @@ import cv2
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.decoded import GrowingArrays
 from mml_ray.data.loaders import DEFAULT_LOADERS
-
-#: stores that nobody opened for so long are deleted when another one is made
-_UNUSED_SECONDS = 14 * 86400.0
-_LOCK = "writer.lock"
+from mml_ray.data.node_folder import Claim, default_cache_dir
 
 
 class NodeCache:
@@ -67,14 +60,6 @@ class NodeCache:
         self._claims.clear()
 
 
-def default_cache_dir() -> Path:
-    """``$MML_CACHE_PATH``, else a folder of this user on this node: in ``$TMPDIR``, ``/var/tmp`` or the temporary folder."""
-    if chosen := os.environ.get("MML_CACHE_PATH"):
-        return Path(chosen)
-    base = os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
-    return Path(base) / f"mml_ray_cache_{os.getuid()}"
-
-
 def cache_definition(root: str, *, pipeline: Any, loaders: Mapping[str, str]) -> dict[str, Any]:
     """What makes two stores the same: the files' folder, how they are read, what is done to them, and by which versions."""
     versions = {name: metadata.version(name) for name in ("albumentations", "numpy")} | {"opencv": str(cv2.__version__)}
@@ -94,58 +79,3 @@ def cache_folder(cache_dir: Path | None, definition: Mapping[str, Any]) -> Path:
         raise PermissionError(f"{base} belongs to somebody else")
     digest = hashlib.blake2b(json.dumps(definition, sort_keys=True).encode(), digest_size=12).hexdigest()
     return base / digest
-
-
-class Claim:
-    """The right to write to a store: a file lock, which ends with the process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        """Try to get it; also ``True`` if it is held already."""
-        if self._descriptor is not None:
-            return True
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            warnings.warn(f"The cache {self.folder} cannot be written: {error}", UserWarning, stacklevel=2)
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        self._tidy()
-        return True
-
-    def release(self) -> None:
-        """Let others write."""
-        if self._descriptor is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _tidy(self) -> None:
-        """Delete what killed writers left here, and stores that have long been unused."""
-        os.utime(self.folder)
-        for leftover in self.folder.glob(".part-*"):
-            leftover.unlink(missing_ok=True)
-        for other in self.folder.parent.iterdir():
-            if other != self.folder and other.is_dir() and time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
-                rival = Claim(other)
-                if rival._lock_only():
-                    shutil.rmtree(other, ignore_errors=True)
-                    rival.release()
-
-    def _lock_only(self) -> bool:
-        try:
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        self._descriptor = descriptor
-        return True

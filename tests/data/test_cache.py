@@ -20,7 +20,7 @@ from mml_ray.data.cache import ArrowReader, ArrowWriter, compact, mask_key
 from mml_ray.data.datamodule import STORE_FOLDER, MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.loaders.image import OpenCVImage
-from mml_ray.data.node_cache import Claim
+from mml_ray.data.node_folder import Claim, default_cache_dir
 from mml_ray.data.options import DataTask
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit
@@ -225,7 +225,7 @@ def test_only_one_process_writes_the_others_decode(tmp_path: Path, decoded: list
         tmp_path / "cache",
         node_cache.cache_definition(str(tmp_path / "raw"), pipeline=DEFINITION["pipeline"], loaders={}),
     )
-    code = f"from mml_ray.data.node_cache import Claim; from pathlib import Path; import time; c = Claim(Path({str(folder)!r}));"
+    code = f"from mml_ray.data.node_folder import Claim; from pathlib import Path; import time; c = Claim(Path({str(folder)!r}));"
     code += "print(c.acquire(), flush=True); time.sleep(60)"
     rival = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert rival.stdout is not None and rival.stdout.readline().strip() == "True"
@@ -278,7 +278,7 @@ def test_leftovers_and_unused_stores_are_deleted(tmp_path: Path) -> None:
 
 def test_a_default_folder_of_somebody_else_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert node_cache.default_cache_dir().parent == tmp_path
+    assert default_cache_dir().parent == tmp_path
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(PermissionError, match="somebody else"):
         node_cache.cache_folder(None, {})

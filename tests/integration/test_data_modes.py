@@ -24,6 +24,7 @@ import torch
 from mml_ray import cli
 from mml_ray.composition.compose import compose_run
 from mml_ray.data.dataset import TaskDataset
+from mml_ray.data.node_folder import Claim
 from mml_ray.models.checkpoint import load_weights
 from mml_ray.registry import registry
 from mml_ray.schedulers import components
@@ -531,6 +532,25 @@ def test_clean_leaves_alone_what_is_being_made(here: Here) -> None:
         code, output = _clean(here, "mode.all=true", "mode.force=true")
     assert code == 0 and "Dataset half is being made right now" in output, output
     assert half.exists() and download.exists()
+
+
+def test_clean_deletes_what_the_node_has_cached(here: Here) -> None:
+    raw, base = here.data / "RAW" / "DSET_own", here.folder / f"mml_ray_cache_{os.getuid()}"
+    for name, files in (("mine", raw), ("gone", raw.with_name("DSET_gone")), ("elsewhere", here.folder / "RAW" / "DSET_own")):
+        (base / name).mkdir(parents=True)
+        (base / name / "store.json").write_text(json.dumps({"definition": {"root": str(files)}}))
+        (base / name / "writer.lock").touch()
+        (base / name / "part-1.arrow").write_bytes(b"x" * 3_000_000)
+    ask = ("clean", INLINE, "mode.all=true", "mode.force=true")
+    here.run(*ask)  # caches have to be asked for
+    assert len(list(base.iterdir())) == 3
+    claim = Claim(base / "mine")
+    assert claim.take()
+    here.run(*ask, "mode.subroutines=[cache]")
+    assert {path.name for path in base.iterdir()} == {"mine", "elsewhere"}  # the one is being filled, the other of another root
+    claim.release()
+    here.run(*ask, "mode.subroutines=[cache]")
+    assert [path.name for path in base.iterdir()] == ["elsewhere"]
 
 
 # -- a data root of the reference ------------------------------------------------------------------------------------------------
