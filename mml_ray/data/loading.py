@@ -24,6 +24,7 @@ from mml_ray.data.sampling import (
     sequential_batches,
     sequential_length,
 )
+from mml_ray.driver import sigterm
 
 
 class EpochSampler(Sampler[Any]):
@@ -103,7 +104,9 @@ class MultiTaskLoader:
         self._sampler.plan, self._sampler.writers = plan, self._writers()
         self._start.guarded = threading.current_thread() is threading.main_thread()
         self._position = plan
-        for batch in self.torch_loader:
+        with sigterm.held_back():  # from the start: loader processes have threads before they get to say what they want
+            batches = iter(self.torch_loader)
+        for batch in batches:
             if isinstance(batch, Failure):
                 raise batch.kind(batch.message)
             if batch is None:
@@ -153,7 +156,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class WorkerStart:
-    """What a loader process does first: one thread, no Ctrl-C, and death with the process that started it."""
+    """What a loader process does first: one thread, no Ctrl-C, no SIGTERM but that of the process that started it, and death with it."""
 
     def __init__(self) -> None:
         #: the kernel ties the signal to the starting *thread*, so only a main thread may set it
@@ -162,6 +165,7 @@ class WorkerStart:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sigterm.obey_only(self._parent)
         cv2.setNumThreads(0)
         torch.set_num_threads(1)
         if self.guarded and sys.platform == "linux":

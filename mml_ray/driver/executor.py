@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: seconds before a command that met a full disk is tried again
 DISK_PAUSE = 5.0
+#: seconds within which SIGTERM counts once: GNU ``timeout`` sends it to the process that it started, and again to its group
+ECHO = 1.0
 
 
 class Executor(Protocol):
@@ -118,8 +122,14 @@ class Interrupt:
     def __init__(self) -> None:
         self.count = 0
         self.inline: Callable[[], None] | None = None
+        self._terminated = -math.inf
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, number: int = signal.SIGINT, *_: Any) -> None:
+        now = time.monotonic()
+        if number == signal.SIGTERM:
+            since, self._terminated = now - self._terminated, now
+            if since < ECHO:
+                return
         self.count += 1
         if self.inline is not None:
             if self.count > 1:
@@ -153,6 +163,7 @@ class Loop:
             self._bring_back()
             self._submit()
             outcomes = self.executor.wait(self._patience())
+            self._mind_interrupts()  # what an interrupted command left is not to be tried again
             if outcomes:
                 self._settle(outcomes)
             self._look_around()

@@ -26,7 +26,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from mml_ray import plugins
-from mml_ray.driver import gpu, session_folders
+from mml_ray.driver import gpu, session_folders, sigterm
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
 from mml_ray.driver.reaper import MARK, Reaper
 from mml_ray.driver.resources import Node, Resources, slots
@@ -77,9 +77,15 @@ class RaySession:
         _stay_on_loopback()
         session_folders.remove_stale()
         self._folder = session_folders.make()
-        self._reaper = Reaper(self._folder) if sys.platform == "linux" else None
+        with sigterm.held_back():
+            self._start_processes(options, self._folder)
+            with contextlib.suppress(ValueError):  # not in the main thread: Ray has left the signal alone, too
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run answers it; Ray would exit with 1
+
+    def _start_processes(self, options: RayOptions, folder: Path) -> None:
+        self._reaper = Reaper(folder) if sys.platform == "linux" else None
         cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
-        os.environ[MARK] = str(self._folder)  # Ray's own processes carry it too
+        os.environ[MARK] = str(folder)  # Ray's own processes carry it too
         try:
             context = ray.init(
                 address="local",
@@ -88,9 +94,9 @@ class RaySession:
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
-                _temp_dir=str(self._folder),
+                _temp_dir=str(folder),
                 namespace="mml-ray",
-                runtime_env=_runtime_env({MARK: str(self._folder)}),
+                runtime_env=_runtime_env({MARK: str(folder)}),
             )
         finally:
             del os.environ[MARK]
@@ -144,11 +150,18 @@ class RaySession:
             atexit.register(_leave)
         else:
             with contextlib.suppress(Exception):
+                _end_at_once()
                 ray.shutdown()
         if self._reaper is not None:
             self._reaper.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _end_at_once() -> None:
+    """Let Ray kill its processes at its shutdown. It would first send each of them SIGTERM, which they hold back, and wait."""
+    node = ray._private.worker._global_node
+    node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
 
 
 def _leave() -> None:
@@ -421,6 +434,7 @@ def _attempt(bundle: list[Any], tag: str, spec: CommandSpec, attempt: int) -> Ou
 
 def _set_up(bundle: Any, tag: str) -> None:
     die_with_parent()
+    sigterm.let_pass()
     logging.getLogger("mml_ray").setLevel(logging.INFO)
     plugins.load()
     _setups.clear()

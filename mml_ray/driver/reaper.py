@@ -38,7 +38,7 @@ class Reaper:
 
     def close(self) -> None:
         """The driver ended Ray itself: end what is left of it now. Waits until nothing is."""
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGUSR1)
         try:
             self._process.wait(timeout=4 * GRACE)
         except subprocess.TimeoutExpired:
@@ -93,9 +93,9 @@ def is_marked(pid: int, folder: str) -> bool:
 
 
 def watch(driver: int, folder: str, others: set[Process]) -> None:
-    """Until the driver is gone or sends SIGTERM; then clean up."""
+    """Until the driver is gone or sends SIGUSR1; then clean up."""
     asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    signal.signal(signal.SIGUSR1, lambda number, _: asked.append(number))
     processes = table()
     identity = processes.get(driver, (0, ""))[1]
     known: set[Process] = set()

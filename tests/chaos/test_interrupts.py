@@ -75,12 +75,17 @@ def test_asked_twice_the_run_ends_at_once(lab: Lab, undisturbed: dict[str, Any])
 
 
 @pytest.mark.ray
-def test_ctrl_c_in_the_terminal_on_ray(lab: Lab, undisturbed: dict[str, Any]) -> None:
-    """A terminal sends it to the whole group of processes. Once: both trainings stop behind a checkpoint, and nobody is left."""
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_all_processes_on_ray(number: signal.Signals, lab: Lab, undisturbed: dict[str, Any]) -> None:
+    """A terminal sends Ctrl-C to the whole group of processes; SLURM, systemd and ``timeout`` send SIGTERM, also to what is not in the
+    group. Once: both trainings stop behind a checkpoint, and nobody is left."""
     process = lab.start(*lab.next(), "sys.executor=ray", "sys.num_cpus=2", *SLOW)
     _training(lab)
     everybody = family(process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
+    if number == signal.SIGTERM:
+        for one in everybody:
+            one.send_signal(number)
     output = _end(process)
     assert process.returncode == 130 and "Traceback" not in output, output
     wait_for(lambda: not survivors(everybody), seconds=promised(10), what=f"the end of {survivors(everybody)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import psutil
 import pytest
 import torch
 
@@ -212,6 +213,23 @@ def test_loader_processes_die_with_a_killed_parent(tmp_path: Path) -> None:
     deadline = time.monotonic() + promised(3)
     while time.monotonic() < deadline and any(_alive(pid) for pid in workers):
         time.sleep(0.02)
+    assert not any(_alive(pid) for pid in workers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sender of a signal is told on Linux")
+def test_a_sigterm_for_everybody_ends_no_loader_process(tmp_path: Path) -> None:
+    """The training is to stop behind a checkpoint, for which it needs them."""
+    data = module(tmp_path, workers=2)
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    workers = [child.pid for child in psutil.Process().children() if child.name() == "pt_data_worker"]
+    assert len(workers) == 2
+    subprocess.run(["sh", "-c", f"kill -TERM {' '.join(map(str, workers))}"], check=True)
+    time.sleep(0.1)
+    assert all(_alive(pid) for pid in workers)
+    assert len(list(batches)) == len(loader) - 1
+    data.close()
     assert not any(_alive(pid) for pid in workers)
 
 

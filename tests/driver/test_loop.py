@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -236,6 +237,30 @@ def test_interrupt_once_stops_politely_with_130_and_what_ran_may_be_continued() 
     summary, store, executor, _ = _run([Entry("a", [n]) for n in range(9)], script, interrupt=interrupt)
     assert summary.exit_code == 130 and store.stop_requested and not summary.failures
     assert executor.most <= 4 and len(store.attempts) <= 4
+
+
+def test_timeout_sends_sigterm_twice_and_it_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt = Interrupt()
+    for _ in range(2):
+        interrupt(signal.SIGTERM, None)
+    assert interrupt.count == 1
+    interrupt(signal.SIGINT, None)
+    assert interrupt.count == 2, "Ctrl-C is no echo of it"
+    monkeypatch.setattr(executor_module, "ECHO", 0.0)
+    interrupt(signal.SIGTERM, None)
+    assert interrupt.count == 3, "nor is a later one"
+
+
+def test_what_an_interrupt_ended_is_not_said_to_be_tried_again() -> None:
+    interrupt = Interrupt()
+
+    def script(*_: Any) -> Any:  # as inline: when the loop hears of the interrupt, the command has ended of it
+        interrupt()
+        return "interrupted"
+
+    summary, _, _, notes = _run([Entry("a", [])], script, interrupt=interrupt)
+    assert summary.exit_code == 130
+    assert [state for _, state, _ in notes.events] == ["submitted", "interrupted"]
 
 
 def test_a_full_disk_at_the_commit_pauses_and_loses_nothing() -> None:
