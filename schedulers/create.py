@@ -35,6 +35,8 @@ class CreateScheduler(AbstractBaseScheduler):
         of a run that is continued must not depend on how far it came.
         """
         names = self._untagged()
+        if not self.cfg.task_list:
+            print("Nothing to create: no tasks are given. Name some with tasks=..., as in tasks=digits or tasks=from_folder.")
         there = [name for name in names if self._is_there(name)]
         if len(there) == len(names) and not self.continue_status:
             for name in there:

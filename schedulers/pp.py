@@ -54,6 +54,8 @@ class PreprocessScheduler(AbstractBaseScheduler):
             if others:
                 print(f"Only the pivot {self.pivot} is preprocessed; pivot.name=false takes all tasks.")
             listed = [str(self.pivot)]
+        if not listed:
+            print("Nothing to preprocess: no tasks are given. Name some with tasks=... or task_list=[...].")
         bases = list(dict.fromkeys(parse(name).base for name in listed))
         if any(name not in bases for name in listed):
             print("Tagged tasks use the stored images of the task they are made from.")
@@ -65,8 +67,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
 
     def preprocess(self, name: str) -> dict[str, Any]:
         """Bring the stored images of one task up to date; returns what was done, and the description's path."""
-        from mml_ray.data.cache import is_store
-        from mml_ray.data.datamodule import STORE_FOLDER
+        from mml_ray.data.cache import STORE_FOLDER, is_store
         from mml_ray.data.options import Preprocessing
         from mml_ray.prepare.preprocessed import is_described, write_definition
         from mml_ray.schedulers import components

@@ -34,6 +34,8 @@ from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN
 Pixels = NDArray[Any]
 _FORMAT, _VERSION = "mml-ray arrays", 1
 _STORE = "store.json"
+#: the folder of stored arrays within a preprocessed dataset
+STORE_FOLDER = "arrays"
 _ALIGNMENT = 64
 _SCHEMA = pa.schema(
     {

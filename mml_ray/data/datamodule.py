@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mml_ray.data.augment import build_cpu, build_gpu, build_preprocessing
 from mml_ray.data.augment.base import refuse_all_but_masks
 from mml_ray.data.batches import Batch, BatchSource, Finisher
-from mml_ray.data.cache import ArrowReader, is_store
+from mml_ray.data.cache import STORE_FOLDER, ArrowReader, is_store
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.decoded import StoredArrays
 from mml_ray.data.loading import MultiTaskLoader, worker_count
@@ -32,8 +32,6 @@ from mml_ray.tasks.description import TaskDescription
 
 _PHASES = {"train": DataSplit.TRAIN, "val": DataSplit.VAL, "test": DataSplit.TEST}
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
-#: the folder of stored arrays within a preprocessed dataset
-STORE_FOLDER = "arrays"
 _AUGMENTATION_KEYS = ("normalization", "cpu", "gpu")
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from mml_ray.data import loaders, node_cache
-from mml_ray.data.cache import ArrowReader, ArrowWriter, compact, mask_key
-from mml_ray.data.datamodule import STORE_FOLDER, MultiTaskDataModule
+from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter, compact, mask_key
+from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.loaders.image import OpenCVImage
 from mml_ray.data.node_folder import Claim, default_cache_dir
