@@ -155,6 +155,14 @@ def test_wrong_steps_are_refused(step: dict[str, Any], said: str) -> None:
         build_cpu({"backend": "albumentations", "pipeline": [step]})
 
 
+@pytest.mark.parametrize("name", ["Normalize", "ToFloat"])
+def test_steps_that_leave_no_bytes_are_refused(name: str) -> None:
+    augment = build_cpu({"backend": "albumentations", "pipeline": [{"name": name, "p": 1.0}]})
+    assert augment is not None
+    with pytest.raises(MMLMisconfigurationException, match=f"The steps {name} make .*augmentations.normalization says how"):
+        augment(sample(), 1)
+
+
 def test_old_shift_scale_rotate_is_understood() -> None:
     step = {"name": "ShiftScaleRotate", "shift_limit": 0.05, "scale_limit": 0.05, "rotate_limit": 15, "p": 1.0}
     with warnings.catch_warnings():

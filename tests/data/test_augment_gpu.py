@@ -104,6 +104,7 @@ def test_as_cpu_backends_for_samples(backend: str) -> None:
         ({"name": "RandomHorizontalFlip", "q": 1}, "q"),
         ({"name": "RandomMixUpV2"}, "callbacks=mixup"),
         ({"name": "Module"}, "Unknown kornia augmentation"),
+        ({"name": "Normalize", "mean": [0.5] * 3, "std": [0.2] * 3}, "augmentations.normalization says how"),
     ],
 )
 def test_wrong_steps_are_refused(step: dict[str, Any], said: str) -> None:

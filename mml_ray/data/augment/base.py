@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from mml_ray.errors import MMLMisconfigurationException
@@ -67,6 +68,22 @@ def refuse_all_but_masks(modalities: Sequence[str], backend: str) -> None:
         raise MMLMisconfigurationException(
             f"The augmentation backend {backend} cannot transform {', '.join(lost)} together with the image. Choose one of "
             "albumentations, on the CPU (augmentations=default)."
+        )
+
+
+#: what a pipeline need not, and must not do
+NORMALIZING = (
+    "Leave out Normalize, ToFloat, ToTensorV2 and the like: augmentations.normalization says how images are normalised, and "
+    "batches are tensors anyway."
+)
+
+
+def check_pixels(image: Any, names: Sequence[str]) -> None:
+    """Raise unless the steps ``names`` left an image of bytes: floats would pass by the normalisation that follows in silence."""
+    if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3:
+        raise MMLMisconfigurationException(
+            f"The steps {' > '.join(names)} make {getattr(image, 'dtype', '')} {tuple(image.shape)} of an image; they have to leave it "
+            f"uint8 [height, width, channels]. {NORMALIZING}"
         )
 
 

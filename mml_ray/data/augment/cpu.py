@@ -16,7 +16,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from mml_ray.data.augment.base import Pipeline
+from mml_ray.data.augment.base import Pipeline, check_pixels
 from mml_ray.data.augment.fast import FastAffine, FastCoarseDropout
 from mml_ray.data.augment.policies import POLICIES
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
@@ -57,6 +57,8 @@ class AlbumentationsPipeline:
                 f"The augmentation {' > '.join(self._names)} failed on {shapes}: {error}. "
                 "If the image is too small for a crop, choose a larger preprocessing or another augmentations option."
             ) from error
+        if "image" in made:
+            check_pixels(made["image"], self._names)
         return {**sample, **made}
 
     def _run(self, data: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kornia.augmentation import auto
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
-from mml_ray.data.augment.base import Pipeline, refuse_all_but_masks
+from mml_ray.data.augment.base import NORMALIZING, Pipeline, refuse_all_but_masks
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
 from mml_ray.tasks.attributes import IGNORE_INDEX
 
@@ -99,6 +99,10 @@ def build_step(step: Mapping[str, Any]) -> Any:
     if name in _REMOVED or "MixUp" in name or "CutMix" in name:
         raise MMLMisconfigurationException(
             f"'{name}' mixes samples and their targets: choose callbacks=mixup or callbacks=cutmix."
+        )
+    if name in ("Normalize", "Denormalize"):
+        raise MMLMisconfigurationException(
+            f"'{name}' takes images out of [0, 1], where augmentations have to stay. {NORMALIZING}"
         )
     cls = getattr(auto if name in _AUTO else K, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)) or name.endswith(("Base2D", "Base3D", "3D")):

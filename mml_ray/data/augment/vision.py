@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mml_ray.data.augment.base import Pipeline, refuse_all_but_masks
+from mml_ray.data.augment.base import NORMALIZING, Pipeline, check_pixels, refuse_all_but_masks
 from mml_ray.data.augment.gpu import seeded
 from mml_ray.data.optional import require_torchvision
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
@@ -26,7 +26,7 @@ class TorchvisionPipeline:
         require_torchvision("The augmentation backend 'torchvision'")
         from torchvision.transforms import v2
 
-        self._names = [str(step["name"]) for step in pipeline]
+        self.names = [str(step["name"]) for step in pipeline]
         self._compose = v2.Compose([build_step(step) for step in pipeline])
 
     def __call__(self, images: Tensor, masks: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -47,7 +47,7 @@ class TorchvisionPipeline:
                     return self._compose(tv_tensors.Image(image)).as_subclass(Tensor), None
                 moved, labels = self._compose(tv_tensors.Image(image), tv_tensors.Mask(mask))
             except Exception as error:
-                raise DataError(f"The augmentation {' > '.join(self._names)} failed on {tuple(image.shape)}: {error}.") from error
+                raise DataError(f"The augmentation {' > '.join(self.names)} failed on {tuple(image.shape)}: {error}.") from error
         return moved.as_subclass(Tensor), labels.as_subclass(Tensor)
 
 
@@ -65,6 +65,7 @@ class TorchvisionSamples:
         mask = torch.from_numpy(np.array(sample["mask"])) if "mask" in sample else None
         moved, labels = self._pipeline.one(image, mask, seed)
         made = {**sample, "image": moved.permute(1, 2, 0).contiguous().numpy()}
+        check_pixels(made["image"], self._pipeline.names)
         return made if labels is None else {**made, "mask": labels.numpy()}
 
 
@@ -77,6 +78,10 @@ def build_step(step: Mapping[str, Any]) -> Any:
     arguments = {key: value for key, value in step.items() if key != "name"}
     if name in ("MixUp", "CutMix"):
         raise MMLMisconfigurationException(f"'{name}' mixes samples and their targets: choose callbacks={name.lower()}.")
+    if name == "Normalize":
+        raise MMLMisconfigurationException(
+            f"'{name}' takes images out of [0, 1], where augmentations have to stay. {NORMALIZING}"
+        )
     cls = getattr(v2, name, None)
     if not (isinstance(cls, type) and issubclass(cls, v2.Transform)):
         known = [key for key in dir(v2) if isinstance(getattr(v2, key), type) and issubclass(getattr(v2, key), v2.Transform)]
