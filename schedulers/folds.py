@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError, unknown_name_message
-from mml_ray.store.pipeline import PIPELINE_KEYS
+from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg
 from mml_ray.tasks.struct import TaskStruct
 from mml_ray.tasks.tags import parse
 
@@ -112,12 +113,28 @@ def check(scheduler: AbstractBaseScheduler) -> None:
 def check_blueprint(scheduler: AbstractBaseScheduler) -> None:
     """Raises MMLMisconfigurationException if a blueprint is to be used and none is loaded for the pivot or a variant of it."""
     pivot = base_of(str(scheduler.pivot))
-    if scheduler.cfg.mode.use_blueprint and not any(
-        "blueprint" in content for name, content in scheduler.fm.reusables.items() if base_of(name) == pivot
-    ):
+    if not scheduler.cfg.mode.use_blueprint:
+        return
+    reusables = scheduler.fm.reusables.items()
+    found = [content["blueprint"] for name, content in reusables if base_of(name) == pivot and "blueprint" in content]
+    if not found:
         raise MMLMisconfigurationException(
             f"mode.use_blueprint=true, but there is none for task '{scheduler.pivot}': load one with reuse.blueprint=<project>."
         )
+    if "preprocessing" in scheduler.cfg.mode.pipeline_keys:
+        for path in found:
+            _warn_of_preprocessing(path, str(scheduler.cfg.preprocessing.id))
+
+
+def _warn_of_preprocessing(blueprint: Path, current: str) -> None:
+    """Tasks are opened before a blueprint replaces anything, so the preprocessing it was made with has to be chosen by hand."""
+    stored = PipelineCfg.load(blueprint).content.get("preprocessing")
+    wanted = str(stored.get("id", current)) if isinstance(stored, dict) else current
+    if wanted != current:
+        log.warning(
+            "The blueprint %s was made with preprocessing=%s, which it does not bring along: this run uses %s. To train as it was "
+            "then, add preprocessing=%s.", blueprint, wanted, current, wanted,
+        )  # fmt: skip
 
 
 def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
