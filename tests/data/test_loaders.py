@@ -134,6 +134,23 @@ def test_the_loader_of_arrays_says_that_it_reads_nothing_else(tmp_path: Path) ->
         build_loader("image", "numpy", TASK).load("a.png", str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["opencv", "pillow", "scikit"])
+def test_loaders_of_images_say_who_reads_arrays(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", IMAGE)
+    with pytest.raises(BrokenSampleError, match=r"a.npy is an array.*loaders=numpy, or loaders=uni"):
+        loader("image", name).load("a.npy", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["opencv", "pillow", "scikit", "combined"])
+def test_of_an_animation_the_first_picture_counts(name: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pictures = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (40, 200)]
+    pictures[0].save(tmp_path / "x.gif", save_all=True, append_images=pictures[1:])
+    assert (loader("image", name).load("x.gif", str(tmp_path)) == np.full((8, 8, 3), 40)).all()
+    assert CombinedImage.matches("x.avif")  # creations accept them
+
+
 def test_suffixes_decide_the_combined_loader(tmp_path: Path) -> None:
     assert OpenCVImage.matches("a/b.JPG") and not OpenCVImage.matches("b.npy") and not OpenCVImage.matches(3)
     assert NumpyImage.matches("b.npy") and PillowImage.matches("b.gif") and not CombinedImage.matches("b.mp4")

@@ -66,11 +66,16 @@ class FileLoader(ModalityLoader):
         path = os.path.join(root, entry)
         try:
             return self.read(path)
-        except UserError:
-            raise
         except FileNotFoundError:
             raise BrokenSampleError(f"The file {path} does not exist. Create the task again, or restore the file.") from None
         except Exception as error:
+            if path.lower().endswith(".npy") and ".npy" not in self.suffixes:
+                raise BrokenSampleError(
+                    f"The file {path} is an array, which {type(self).__name__} does not read: choose loaders=numpy, or loaders=uni for "
+                    "files of several kinds."
+                ) from error
+            if isinstance(error, UserError):
+                raise
             raise BrokenSampleError(f"The file {path} cannot be read ({type(error).__name__}: {error}).") from error
 
     @abstractmethod

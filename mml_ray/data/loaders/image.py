@@ -36,7 +36,7 @@ class OpenCVImage(FileLoader):
 class PillowImage(FileLoader):
     """Pillow; turns images as their EXIF data say."""
 
-    suffixes = _COMMON | {".gif", ".ico", ".tga", ".ppm", ".pgm", ".pbm"}
+    suffixes = _COMMON | {".gif", ".avif", ".ico", ".tga", ".ppm", ".pgm", ".pbm"}
 
     def read(self, path: str) -> Array:
         """Decode the file."""
@@ -71,7 +71,8 @@ class ScikitImage(FileLoader):
             raise MissingExtraError.of("scikit-image", "scikit", "The loader 'scikit'")
         from skimage.io import imread
 
-        return as_rgb8(np.asarray(imread(io.BytesIO(read_bytes(path)))), path)
+        image = np.asarray(imread(io.BytesIO(read_bytes(path))))
+        return as_rgb8(image[0] if image.ndim == 4 else image, path)  # of an animation the first picture, as others give
 
 
 class NumpyImage(FileLoader):
