@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mml_ray.data.cache import ArrowReader, ArrowWriter, is_store, mask_key
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.errors import DataError, MMLError
+from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN
 
 #: below this much free space a store stops growing: the larger of 1 GiB and a tenth of the disk
 _KEEP_FREE, _KEEP_PART = 1 << 30, 0.1
@@ -146,7 +147,9 @@ def array_keys(dataset: TaskDataset) -> dict[str, pa.Array]:
 
 def _with_versions(keys: pa.Array, root: str) -> pa.Array:
     """Keys with size and time of change of their files; an empty mask follows its image."""
-    return pa.array([f"{key}|{_version(os.path.join(root, key.rsplit(':', 1)[-1]))}" for key in keys.to_pylist()], pa.string())
+    empty = mask_key(EMPTY_MASK_TOKEN, "")
+    versions = (_version(os.path.join(root, key.removeprefix(empty))) for key in keys.to_pylist())
+    return pa.array([f"{key}|{version}" for key, version in zip(keys.to_pylist(), versions, strict=True)], pa.string())
 
 
 def _version(path: str) -> str:

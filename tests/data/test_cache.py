@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from mml_ray.data import decoded as decoded_module
 from mml_ray.data import loaders, node_cache
 from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter, compact, mask_key
 from mml_ray.data.datamodule import MultiTaskDataModule
@@ -217,6 +219,17 @@ def test_a_changed_file_is_decoded_anew(tmp_path: Path, decoded: list[str]) -> N
     expected = next(iter(fresh.val_dataloader()))["made_classification"]
     assert batch["made_classification"]["sample_id"][1] == expected["sample_id"][1] == "s003"
     assert np.array_equal(batch["made_classification"]["image"][1], expected["image"][1])
+
+
+def test_names_with_colons_have_versions_too(tmp_path: Path) -> None:
+    for name in ("12:30.png", "30.png"):
+        (tmp_path / name).write_bytes(b"x")
+    keys = pa.array(["12:30.png", "EMPTY_MASK_TOKEN:12:30.png", "30.png"])
+    before = decoded_module._with_versions(keys, str(tmp_path)).to_pylist()
+    assert not any(key.endswith("missing") for key in before)
+    (tmp_path / "12:30.png").write_bytes(b"changed")
+    after = decoded_module._with_versions(keys, str(tmp_path)).to_pylist()
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, True, False]
 
 
 def test_only_one_process_writes_the_others_decode(tmp_path: Path, decoded: list[str]) -> None:
