@@ -117,7 +117,13 @@ def _function_of(tag: Tag) -> TagFunction:
 
 def modify(description: TaskDescription, tag: Tag) -> Variant:
     """What ``tag`` makes of ``description``; pure, deterministic."""
-    variant = _function_of(tag)(description, *tag.args)
+    function = _function_of(tag)
+    try:
+        variant = function(description, *tag.args)
+    except MMLMisconfigurationException as error:
+        if tag.name in str(error):
+            raise
+        raise type(error)(f"The tag '{tag}': {error}") from error
     variant.note = variant.note or f"tagged '{tag}'; "
     return variant
 

@@ -224,6 +224,21 @@ def test_shrink_equal_takes_as_many_of_each_class() -> None:
             derive(task, wrong)
 
 
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("subset?2", r"The tag 'subset\?2': The argument share must lie between 0 and 1 .*got '2'"),
+        ("subset?0_1_5", "must lie between 0 and 1"),
+        ("shrink_train?1_5", r"The tag 'shrink_train\?1_5': The argument total must be an integer, got '1_5'"),
+        ("nested?x", r"The tag 'nested\?x': The argument fold must be an integer"),
+        ("redistribute_splits?1", r"redistribute_splits\?1: a single fraction lies between 0 and 1 \(both excluded\)"),
+    ],
+)
+def test_wrong_arguments_name_the_tag(tag: str, said: str) -> None:
+    with pytest.raises(MMLMisconfigurationException, match=said):
+        derive(builders.classification(), tag)
+
+
 def test_redistribute_splits_with_one_two_and_three_fractions() -> None:
     task = builders.classification(100)
     one = derive(task, "redistribute_splits?0_8")
@@ -236,7 +251,7 @@ def test_redistribute_splits_with_one_two_and_three_fractions() -> None:
     everything = {*three.train_samples, *three.test_samples}
     assert everything == {*task.train_samples, *task.test_samples}
     for wrong in ("redistribute_splits?0_8?0_3", "redistribute_splits?0", "redistribute_splits?1"):
-        with pytest.raises(MMLMisconfigurationException, match="sum to at most 1"):
+        with pytest.raises(MMLMisconfigurationException, match="sum to at most 1|both excluded"):
             derive(task, wrong)
 
 

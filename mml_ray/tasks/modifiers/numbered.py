@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,20 +18,16 @@ SEED = 42
 
 def whole_number(text: str, name: str) -> int:
     """The integer a tag argument stands for."""
-    try:
-        return int(text)
-    except ValueError:
-        raise MMLMisconfigurationException(f"The argument {name} of a tag must be an integer, got {text!r}.") from None
+    if not re.fullmatch(r"[+-]?[0-9]+", text):  # int() would read 1_5 as 15
+        raise MMLMisconfigurationException(f"The argument {name} must be an integer, got {text!r}.")
+    return int(text)
 
 
 def fraction(text: str, name: str) -> float:
     """The number in [0, 1] a tag argument stands for; ``0_25`` is 0.25."""
-    try:
-        value = float(text.replace("_", ".", 1))
-    except ValueError:
-        value = -1.0
+    value = float(text.replace("_", ".")) if re.fullmatch(r"[0-9]+(_[0-9]+)?", text) else -1.0
     if not 0 <= value <= 1:
-        raise MMLMisconfigurationException(f"The argument {name} of a tag must lie between 0 and 1 (as 0_25), got {text!r}.")
+        raise MMLMisconfigurationException(f"The argument {name} must lie between 0 and 1 (as 0_25), got {text!r}.")
     return value
 
 

@@ -52,6 +52,10 @@ def redistribute_splits(description: TaskDescription, train: str, val: str = "",
     found = Numbered(description)
     parts = [fraction(text, name) for text, name in ((train, "train"), (val, "val"), (test, "test")) if text]
     if len(parts) == 1:
+        if not 0 < parts[0] < 1:
+            raise MMLMisconfigurationException(
+                f"redistribute_splits?{train}: a single fraction lies between 0 and 1 (both excluded), what it leaves validates."
+            )
         parts.append(1 - parts[0])
     if sum(parts) > 1 + 1e-9 or min(parts[:2]) <= 0:
         raise MMLMisconfigurationException(
