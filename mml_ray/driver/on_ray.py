@@ -77,17 +77,19 @@ class RaySession:
         _stay_on_loopback()
         session_folders.remove_stale()
         self._folder = session_folders.make()
-        with sigterm.held_back():
-            self._start_processes(options, self._folder)
-            with contextlib.suppress(ValueError):  # not in the main thread: Ray has left the signal alone, too
-                signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run answers it; Ray would exit with 1
+        try:
+            with sigterm.held_back():
+                self._start_processes(options, self._folder)
+        except BaseException:
+            self.close()
+            raise
 
     def _start_processes(self, options: RayOptions, folder: Path) -> None:
         self._reaper = Reaper(folder) if sys.platform == "linux" else None
         cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
         os.environ[MARK] = str(folder)  # Ray's own processes carry it too
         try:
-            context = ray.init(
+            context = _init(
                 address="local",
                 num_cpus=cpus,
                 num_gpus=options.num_gpus,
@@ -112,9 +114,7 @@ class RaySession:
         try:
             address = _started_here() if given == "auto" else given
             _prepare_to_join(address)
-            ray.init(
-                address=address, log_to_driver=False, configure_logging=False, namespace="mml-ray", runtime_env=_runtime_env()
-            )
+            _init(address=address, log_to_driver=False, configure_logging=False, namespace="mml-ray", runtime_env=_runtime_env())
         except ConnectionError as error:
             raise MMLMisconfigurationException(
                 f"No Ray cluster answers at '{address}': {error}. Start one (ray start --head), or leave sys.address and RAY_ADDRESS empty "
@@ -158,10 +158,22 @@ class RaySession:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _init(**options: Any) -> Any:
+    """``ray.init``. SIGTERM is from here on what Ctrl-C is, until the run answers it: Ray would exit with a code of its own."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    theirs, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _: None
+    try:
+        return ray.init(**options)
+    finally:
+        ray._private.utils.set_sigterm_handler = theirs
+
+
 def _end_at_once() -> None:
     """Let Ray kill its processes at its shutdown. It would first send each of them SIGTERM, which they hold back, and wait."""
     node = ray._private.worker._global_node
-    node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
+    if node is not None:
+        node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
 
 
 def _leave() -> None:

@@ -99,6 +99,19 @@ def test_a_signal_to_all_processes_on_ray(number: signal.Signals, lab: Lab, undi
 
 
 @pytest.mark.ray
+@pytest.mark.slow
+def test_sigterm_while_ray_starts_is_an_interrupt_and_leaves_nobody(lab: Lab) -> None:
+    process = lab.start(*lab.next(), "sys.executor=ray", "sys.num_cpus=2")
+    wait_for(lambda: any(one.name() == "gcs_server" for one in family(process)), what="the start of Ray")
+    everybody = family(process)
+    process.send_signal(signal.SIGTERM)
+    output = _end(process)
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert re.search(r"^Continue with: mml-ray .*continue=", output, re.M), output
+    assert not survivors(everybody)
+
+
+@pytest.mark.ray
 def test_ctrl_c_twice_on_ray_ends_at_once(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     gates = [lab.go_wrong("fit_0", "gate"), lab.go_wrong("fit_1", "gate")]
     process = lab.start(*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "mode.steps=8", RAY_AUTH_MODE="disabled")
