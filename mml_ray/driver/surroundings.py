@@ -7,6 +7,7 @@ import faulthandler
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -70,6 +71,7 @@ def release_threads() -> None:
     _applied = _limits = None
 
 
+_TIME = "%Y-%m-%d %H:%M:%S"
 #: begins the last entry of an attempt that failed
 FAILED = "--- failed: "
 
@@ -91,9 +93,7 @@ class CommandLog:
                 try:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     self._file = self._path.open("a", encoding="utf-8", errors="replace")
-                    self._file.write(
-                        f"--- attempt {self._attempt}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-                    )
+                    self._file.write(f"--- attempt {self._attempt}, process {os.getpid()}, {time.strftime(_TIME)}\n")
                     self._file.flush()
                     faulthandler.register(signal.SIGUSR1, file=self._file, all_threads=True)  # the watchdog asks for the stacks
                 except OSError as error:
@@ -121,6 +121,17 @@ class CommandLog:
                 with contextlib.suppress(OSError):
                     self._file.close()
             self._file, self._failed = None, True
+
+
+def begun(path: Path, attempt: int) -> float | None:
+    """When the process of this attempt opened the log at ``path`` (``time.time()``, to the second), a moment after it began; ``None``: it
+    did not.
+    """
+    try:
+        found = re.findall(rb"^--- attempt %d, process \d+, ([\d: -]+)$" % attempt, path.read_bytes(), re.MULTILINE)
+        return time.mktime(time.strptime(found[-1].decode(), _TIME)) if found else None
+    except (OSError, ValueError):
+        return None
 
 
 class _Tee(io.TextIOBase):

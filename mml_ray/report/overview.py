@@ -9,6 +9,7 @@ from typing import Any
 
 from mml_ray.driver.command import CommandSpec
 from mml_ray.driver.resources import Resources
+from mml_ray.driver.surroundings import begun
 from mml_ray.errors import JournalError
 from mml_ray.store.inspection import roots_of, run_folders, salvage
 from mml_ray.store.lease import current_holder
@@ -108,8 +109,9 @@ def _beating(owners: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]
 
 
 def show_run(folder: Path) -> dict[str, Any]:
-    """Everything the journal says about a run, as far as it can be read: :func:`summary`, and its commands with state, attempts,
-    seconds, node, artifacts and result. Times as seconds since 1970, durations in seconds.
+    """Everything the journal says about a run, as far as it can be read: :func:`summary`, and its commands with state (``committed``,
+    ``running``, ``queued``, ``waiting``, ``failed``, ``interrupted``), attempts, seconds, node, artifacts and result. Times as seconds since 1970,
+    durations in seconds (of one that runs: so far). What was handed to Ray runs once its log says so.
     """
     state, damage = salvage(folder)
     entry = summary(folder, state, damage, living_owners([folder]).get(folder), None)
@@ -118,6 +120,8 @@ def show_run(folder: Path) -> dict[str, Any]:
     for key, planned in state.commands.items():
         commit = state.commits.get(key)
         attempts = [_attempt(item) for item in state.attempts.get(key, [])]
+        status = _command_state(commit is not None, attempts, running=entry["state"] == "running")
+        since = _running_since(planned, attempts[-1], RunPaths(folder)) if status == "running" else None
         artifacts = [
             {**item, "path": str(roots.absolute(item["path"])) if roots else item["path"]}
             for item in (commit or {}).get("artifacts", ())
@@ -130,9 +134,9 @@ def show_run(folder: Path) -> dict[str, Any]:
                 "params": planned["params"],
                 "title": CommandSpec.from_json(planned).title,
                 "resources": Resources.from_json(planned["resources"]).describe(),
-                "state": _command_state(commit is not None, attempts, running=entry["state"] == "running"),
+                "state": "queued" if status == "running" and since is None else status,
                 "attempts": attempts,
-                "seconds": commit["seconds"] if commit else None,
+                "seconds": commit["seconds"] if commit else None if since is None else max(0.0, time.time() - since),
                 "node": attempts[-1]["node"] if attempts else "",
                 "artifacts": artifacts,
                 "result": commit["result"] if commit else None,
@@ -149,6 +153,13 @@ def _command_state(committed: bool, attempts: Sequence[Mapping[str, Any]], *, ru
     if attempts[-1]["status"] == "running":
         return "running" if running else "interrupted"
     return "failed" if attempts[-1]["reason"] == "failed" else "interrupted"
+
+
+def _running_since(planned: Mapping[str, Any], attempt: Mapping[str, Any], paths: RunPaths) -> float | None:
+    """``None``: it waits in the queue of Ray, which nobody else knows. Where it runs is journaled at its start only without Ray."""
+    if attempt["node"] or planned["name"] in FRAME:
+        return float(attempt["started"])
+    return begun(paths.logs / f"{planned['key']}.log", attempt["number"])
 
 
 def _attempt(item: Attempt) -> dict[str, Any]:

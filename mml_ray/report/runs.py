@@ -133,8 +133,6 @@ def _show(folder: Path, given: argparse.Namespace) -> int:
 
 def _row(item: Mapping[str, Any]) -> list[str]:
     seconds = item["seconds"]
-    if seconds is None and item["state"] == "running":
-        seconds = time.time() - item["attempts"][-1]["started"]
     return [
         str(item["position"]),
         item["name"],

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from mml_ray import cli
+from mml_ray.driver.surroundings import CommandLog
 from mml_ray.errors import UnknownNameError
 from mml_ray.report import overview, runs
 from mml_ray.report.history import history
 from mml_ray.store.run import RunStore
+from tests.patience import GUARD
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,10 @@ def _folder(results: Path, project: str, number: int = -1) -> Path:
     return sorted((results / project / "runs").glob("*/*"))[number]
 
 
-def _unfinish(folder: Path) -> None:
-    """As a kill before the last command leaves it."""
+def _unfinish(folder: Path, before: str = "finish_exp") -> None:
+    """As a kill before that command leaves it (the last one)."""
     lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    first_end = next(n for n, line in enumerate(lines) if b'"finish_exp"' in line and b'"attempt_started"' in line)
+    first_end = next(n for n, line in enumerate(lines) if f'"{before}'.encode() in line and b'"attempt_started"' in line)
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:first_end]))
     shutil.rmtree(folder / "claims", ignore_errors=True)
     (folder / "lease.json").unlink()
@@ -96,6 +98,34 @@ def test_killed_running_and_broken_are_told_apart(results: Path, capsys: pytest.
         runs.main(["list", "--results", str(results)])
         text = capsys.readouterr().out
         assert f"held by process {states[pets]['owner']['pid']} on" in text and f"{failed}, line 3 is damaged" in text
+    finally:
+        store.close()
+
+
+def test_what_waits_in_the_queue_of_ray_is_not_said_to_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _folder(results, "pets")
+    _unfinish(folder, before="create_task")
+    shutil.rmtree(folder / "logs")
+    (key,) = (command["key"] for command in overview.show_run(folder)["commands"] if command["name"] == "create_task")
+    roots = {"project": str(results / "pets"), "results": str(results), "data": str(results.parent / "data")}
+    store = RunStore.open(folder, roots=roots)
+
+    def shown() -> tuple[str, Any]:
+        (command,) = (item for item in _listed(capsys, "show", str(folder))[1]["commands"] if item["key"] == key)
+        return command["state"], command["seconds"]
+
+    try:
+        assert shown() == ("waiting", None)
+        for attempt in (1, 2):  # on Ray nobody knows yet where it will run
+            assert store.start([{"command": key, "position": 2, "node": "", "pid": 0}]) == [attempt]
+            assert shown() == ("queued", None), "also the second time, beside the log of the first"
+            command_log = CommandLog(folder / "logs" / f"{key}.log", attempt)
+            command_log.open()
+            command_log.close()
+            state, seconds = shown()
+            assert state == "running" and 0 <= seconds < GUARD
+        store.start([{"command": key, "position": 2, "node": "here", "pid": 0}])
+        assert shown()[0] == "running", "without Ray it runs at once"
     finally:
         store.close()
 
