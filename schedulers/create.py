@@ -54,6 +54,13 @@ class CreateScheduler(AbstractBaseScheduler):
 
     def _untagged(self) -> list[str]:
         names = list(dict.fromkeys(str(task) for task in self.cfg.task_list))
+        if not names:
+            raise MMLMisconfigurationException("No task to create: choose some with tasks=<option>, or task_list=[<task>].")
+        own = str(self._source().get("name", ""))
+        if "+" in own or "?" in own:
+            raise MMLMisconfigurationException(
+                f"source.name={own}: '+' and '?' stand for tags of a task; give a name without them."
+            )
         for name in names:
             if "+" in name:
                 log.warning("Task %s is tagged: it is created by itself when it is used first.", name)
@@ -94,14 +101,17 @@ class CreateScheduler(AbstractBaseScheduler):
         return {str(key): value for key, value in content.items()}
 
     def _check_source(self, dataset: str) -> None:
-        """Raw data that is missing is found before anything starts."""
+        """Raw data that is missing, or cannot be copied, is found before anything starts."""
+        from mml_ray.prepare.dataset import check_source
+
         source = self._source()
         if "path" not in source or self.fm.data.is_complete(dataset):
             return
         if not source["path"]:
             raise MMLMisconfigurationException(f"source.path is missing: the raw data of '{dataset}', a folder or an archive.")
-        if not Path(str(source["path"])).exists():
-            raise MMLMisconfigurationException(f"source.path={source['path']}: there is no such file or folder.")
+        for key in ("path", "images"):
+            if source.get(key):
+                check_source(Path(str(source[key])), self.fm.data_path, f"source.{key}")
 
     def _context(self) -> Any:
         from mml_ray.driver import worker

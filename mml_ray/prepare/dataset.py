@@ -32,6 +32,17 @@ KAGGLE_URL = "https://www.kaggle.com/api/v1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
+def check_source(path: Path, target: Path, where: str) -> None:
+    """Raise :class:`DataError` for raw data that is not there, or a folder that holds the ``target``: a copy would never end."""
+    if not path.exists():
+        raise DataError(f"{where}={path}: there is no such file or folder.")
+    if target.resolve().is_relative_to(path.resolve()):
+        raise DataError(
+            f"{where}={path} holds {target}, to which it would be copied, itself included. Name the folder of the "
+            "images alone, or put the data elsewhere: data_dir=..., or MML_DATA_PATH."
+        )
+
+
 class DSetCreator:
     """Collects archives and unpacks them into one dataset. Needs a data root: that of the running creation, or ``data_root``."""
 
@@ -114,8 +125,7 @@ class DSetCreator:
     def use_source(self, path: Path | str, *, data_kind: DataKind = DataKind.MIXED_DATA, **options: Any) -> DataArchive:
         """Use an archive, file or folder where it lies; it is copied or unpacked, never changed."""
         found = Path(path).expanduser()
-        if not found.exists():
-            raise DataError(f"The source {found} does not exist.")
+        check_source(found, self.dset_path or self._data_root.path, "source")
         return self._add(DataArchive(found, DataKind(data_kind), **options))
 
     def _new_file(self, file_name: str) -> Path:

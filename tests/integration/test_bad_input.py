@@ -90,6 +90,20 @@ def test_raw_data_that_is_not_there_is_found_before_the_start(place: Place, give
     assert not place.results.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tasks=from_folder", "source.name=pets", "source.path=.", "data_dir=./mml_data"), "source.path=.* holds .*/mml_data"),
+        (("tasks=from_folder", "source.name=pets+dogs", "source.path=."), r"source.name=pets\+dogs: .* tags"),
+        ((), "No task to create: choose some with tasks="),
+    ],
+)
+def test_a_creation_that_makes_no_sense_is_refused(place: Place, arguments: tuple[str, ...], said: str) -> None:
+    code, output = place.call("create", *arguments)
+    _refused(code, output, said)
+    assert not place.results.exists()
+
+
 # -- places that cannot be written ---------------------------------------------------------------------------------------
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:

@@ -56,8 +56,10 @@ def test_wrong_folders_and_missing_roots(root: DataRoot, tmp_path: Path) -> None
         DSetCreator("x", data_root=root, dset_path=tmp_path / "none")
     with pytest.raises(DataError, match="nothing to unpack"):
         DSetCreator("x", data_root=root).unpack_and_store()
-    with pytest.raises(DataError, match="source .* does not exist"):
+    with pytest.raises(DataError, match=r"source=.*none\.zip: there is no such file"):
         DSetCreator("x", data_root=root).use_source(tmp_path / "none.zip")
+    with pytest.raises(DataError, match="holds .*, to which it would be copied, itself included"):
+        DSetCreator("x", data_root=root).use_source(root.path.parent)
 
 
 def test_a_refused_archive_leaves_no_dataset(root: DataRoot, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_flat_folders_have_no_labels(root: DataRoot, tmp_path: Path) -> None:
         ({"test_fraction": 0.01}, "test_fraction=0.01 is not possible"),
         ({"classes": 5}, "list of names"),
         ({"path": ""}, "source.path is missing"),
-        ({"path": "/nowhere"}, "/nowhere does not exist"),
+        ({"path": "/nowhere"}, "/nowhere: there is no such file"),
     ],
 )
 def test_wrong_options(root: DataRoot, tmp_path: Path, source: dict[str, Any], message: str) -> None:
