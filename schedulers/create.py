@@ -35,8 +35,6 @@ class CreateScheduler(AbstractBaseScheduler):
         of a run that is continued must not depend on how far it came.
         """
         names = self._untagged()
-        if not self.cfg.task_list:
-            print("Nothing to create: no tasks are given. Name some with tasks=..., as in tasks=digits or tasks=from_folder.")
         there = [name for name in names if self._is_there(name)]
         if len(there) == len(names) and not self.continue_status:
             for name in there:
@@ -55,7 +53,9 @@ class CreateScheduler(AbstractBaseScheduler):
     def _untagged(self) -> list[str]:
         names = list(dict.fromkeys(str(task) for task in self.cfg.task_list))
         if not names:
-            raise MMLMisconfigurationException("No task to create: choose some with tasks=<option>, or task_list=[<task>].")
+            raise MMLMisconfigurationException(
+                "No task to create: choose some with tasks=<option>, as in tasks=digits or tasks=from_folder."
+            )
         own = str(self._source().get("name", ""))
         if "+" in own or "?" in own:
             raise MMLMisconfigurationException(

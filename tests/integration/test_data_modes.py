@@ -362,10 +362,8 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
 
 
 def test_nothing_to_do_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    here.run("create", INLINE)
     here.run("pp", "preprocessing=size32", INLINE)
-    text = capsys.readouterr().out
-    assert "Nothing to create: no tasks are given" in text and "Nothing to preprocess: no tasks are given" in text
+    assert "Nothing to preprocess: no tasks are given" in capsys.readouterr().out
 
 
 def test_pp_takes_the_pivot_alone_and_the_bases_of_tags(archives: Here, capsys: pytest.CaptureFixture[str]) -> None:
