@@ -55,7 +55,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
                 print(f"Only the pivot {self.pivot} is preprocessed; pivot.name=false takes all tasks.")
             listed = [str(self.pivot)]
         if not listed:
-            print("Nothing to preprocess: no tasks are given. Name some with tasks=... or task_list=[...].")
+            raise MMLMisconfigurationException("No task to preprocess: choose some with tasks=<option>, or task_list=[<task>].")
         bases = list(dict.fromkeys(parse(name).base for name in listed))
         if any(name not in bases for name in listed):
             print("Tagged tasks use the stored images of the task they are made from.")

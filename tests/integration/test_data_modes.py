@@ -361,9 +361,8 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
     _refused(here, PP, capsys, "only stored preprocessed (size32)")
 
 
-def test_nothing_to_do_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    here.run("pp", "preprocessing=size32", INLINE)
-    assert "Nothing to preprocess: no tasks are given" in capsys.readouterr().out
+def test_no_task_is_no_work_that_has_been_done(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    _refused(here, ("pp", "preprocessing=size32", INLINE), capsys, "No task to preprocess")
 
 
 def test_pp_takes_the_pivot_alone_and_the_bases_of_tags(archives: Here, capsys: pytest.CaptureFixture[str]) -> None:
