@@ -42,17 +42,13 @@ def units(scheduler: AbstractBaseScheduler) -> list[Unit]:
 
 
 def fold_count(scheduler: AbstractBaseScheduler, task: str) -> int:
-    """The number of folds of a task; a tagged one is created when it is missing."""
-    from mml_ray.prepare.variants import ensure_task
-
-    preprocessing = str(scheduler.cfg.preprocessing.id)
-    ensure_task(scheduler.fm.data, task, preprocessing=preprocessing)
-    count = scheduler.fm.data.description(task, preprocessing).n_folds
+    """The number of folds of a task."""
+    count = _struct(scheduler, task).n_folds
     if count < 2 and scheduler.cfg.mode.cv:
         raise MMLMisconfigurationException(
             f"Task '{task}' has {count} fold(s): cross-validation needs two. Set mode.cv=false mode.nested=false."
         )
-    return int(count)
+    return count
 
 
 def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
@@ -69,9 +65,9 @@ def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
 
 
 def _struct(scheduler: AbstractBaseScheduler, name: str) -> TaskStruct:
-    """What the header of a task says."""
-    struct: TaskStruct = scheduler.fm.data.struct(name, str(scheduler.cfg.preprocessing.id))
-    return struct
+    from mml_ray.prepare.variants import planned_struct
+
+    return planned_struct(scheduler.fm.data, name, str(scheduler.cfg.preprocessing.id))
 
 
 def check(scheduler: AbstractBaseScheduler) -> None:

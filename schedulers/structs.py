@@ -91,7 +91,7 @@ def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str
         TaskNotFoundError: names the nearest tasks that are there.
         UnknownNameError: an unknown tag. MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
     """
-    from mml_ray.prepare.variants import check_variant
+    from mml_ray.prepare.variants import derived
     from mml_ray.tasks.tags import check
 
     there = manager.data.index()
@@ -101,7 +101,7 @@ def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str
             raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
     for name in names:
         if name not in there:
-            check_variant(manager.data, name, preprocessing)
+            derived(manager.data, name, preprocessing)
 
 
 def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:

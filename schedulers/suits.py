@@ -24,8 +24,10 @@ def check(scheduler: AbstractBaseScheduler, tasks: list[str], models: list[list[
         MMLMisconfigurationException: a network, losses, class weights or a callback that a task cannot be trained with, or something
             that is to follow a metric that there will not be.
     """
+    from mml_ray.prepare.variants import planned_struct
+
     preprocessing = str(scheduler.cfg.preprocessing.id)
-    structs = [scheduler.fm.data.struct(name, preprocessing) for name in tasks]
+    structs = [planned_struct(scheduler.fm.data, name, preprocessing) for name in tasks]
     for struct in structs:
         _check_architecture(struct, plain(scheduler, "arch"))
         _check_losses(struct, plain(scheduler, "loss"))

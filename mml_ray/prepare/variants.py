@@ -13,6 +13,7 @@ from mml_ray.tasks import tags
 from mml_ray.tasks.attributes import TaskType
 from mml_ray.tasks.description import TaskDescription, clean_name, description_file_name
 from mml_ray.tasks.header import NO_PREPROCESSING
+from mml_ray.tasks.struct import TaskStruct
 from mml_ray.tasks.variant import to_bytes
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ def ensure_task(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCE
     return data_root.description_path(prefixes[-1], preprocessing)
 
 
-def check_variant(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCESSING) -> None:
-    """Whether the tags of a task fit it: they are applied in memory, and nothing is written. Masks are not read, so a segmentation whose
-    classes cannot be balanced is found when the variant is made.
+def derived(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCESSING) -> TaskDescription:
+    """A task with its tags applied in memory; nothing is written. Masks are not read, so a segmentation has no count of classes, and one
+    whose classes cannot be balanced is found when the variant is made.
 
     Raises:
         MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
@@ -46,6 +47,17 @@ def check_variant(data_root: DataRoot, name: str, preprocessing: str = NO_PREPRO
         description.mask_classes = {}
     for tag in wanted.tags:
         description = tags.derive(description, tag)
+    return description
+
+
+def planned_struct(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCESSING) -> TaskStruct:
+    """The struct of a task, also of a variant that will be made when the run begins."""
+    if tags.strip_duplicate(name) in data_root.index():
+        return data_root.struct(name, preprocessing)
+    description = derived(data_root, name, preprocessing)
+    return TaskStruct.from_header(
+        description.header(), num_samples=description.num_samples, n_folds=description.n_folds, name=name
+    )
 
 
 def _ensure(root: DataRoot, base: str, variant: str, *, preprocessing: str = NO_PREPROCESSING) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mml_ray.errors import DataError, MMLMisconfigurationException, StorageError, TaskNotFoundError, UnknownNameError
 from mml_ray.prepare import masks
-from mml_ray.prepare.variants import check_variant, ensure_task
+from mml_ray.prepare.variants import derived, ensure_task, planned_struct
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit
 from tests.tasks import builders
@@ -51,11 +51,16 @@ def test_a_full_copy_made_by_others_is_used_as_it_is(root: DataRoot) -> None:
 def test_whether_tags_fit_is_told_without_writing_anything(root: DataRoot, name: str) -> None:
     root.index()  # the index of the root is kept in a file
     before = sorted(root.path.rglob("*"))
-    check_variant(root, f"{name}+nested?0+duplicate?2+subset?0_9")
+    chained = f"{name}+nested?0+duplicate?2+subset?0_9"
+    planned = planned_struct(root, chained)
     for wrong in ("+nested?77", "+identity+subset?3", "+nested?0+nested?9"):
         with pytest.raises(MMLMisconfigurationException):
-            check_variant(root, name + wrong)
+            derived(root, name + wrong)
     assert sorted(root.path.rglob("*")) == before
+    ensure_task(root, chained)
+    made = planned_struct(root, chained)
+    assert (planned.name, planned.num_samples, planned.n_folds) == (made.name, made.num_samples, made.n_folds)
+    assert planned.idx_to_class == made.idx_to_class
 
 
 def test_chains_are_built_step_by_step_on_the_longest_prefix(root: DataRoot) -> None:
@@ -177,7 +182,7 @@ def test_large_tasks_are_nested_quickly_and_stored_small(tmp_path: Path) -> None
 
 def test_variants_need_no_opencv(root: DataRoot) -> None:
     code = (
-        "import sys; from mml_ray.prepare.variants import check_variant, ensure_task; from mml_ray.store.data_root import DataRoot;"
+        "import sys; from mml_ray.prepare.variants import derived, ensure_task, planned_struct; from mml_ray.store.data_root import DataRoot;"
         "ensure_task(DataRoot(sys.argv[1]), 'ref_blobs+nested?0');"
         "print([name for name in ('numpy', 'torch', 'cv2', 'ray', 'pandas') if name in sys.modules])"
     )
