@@ -18,6 +18,7 @@
     |   +-- RunLockedError                 another live driver owns the run; says who
     |   +-- JournalError                   the journal of a run is damaged or from a newer version
     |   +-- StorageError                   a folder cannot be written: permissions, space
+    |   |   +-- DiskFullError              no space left; a run waits for some and tries the command again
     +-- CommandError                       exit code 1: a command of the plan failed
     |   +-- StructConflictError            two commands set the same path key of one task struct
     +-- FencedError                        a later owner has taken the run over; this process must stop
@@ -116,6 +117,10 @@ class JournalError(UserError):
 
 class StorageError(UserError):
     """A folder cannot be written: permissions, or no space left."""
+
+
+class DiskFullError(StorageError):
+    """No space left for what a command writes: the run waits for some and tries again."""
 
 
 class CommandError(MMLError):

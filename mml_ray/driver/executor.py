@@ -21,8 +21,10 @@ from mml_ray.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-#: seconds before a command that met a full disk is tried again
+#: seconds before a command that met a full disk is tried again where no space was seen to come free; doubles
 DISK_PAUSE = 5.0
+#: bytes by which the free space must have grown to be worth an earlier try
+FREED = 2**20
 #: seconds within which SIGTERM counts once: GNU ``timeout`` sends it to the process that it started, and again to its group
 ECHO = 1.0
 
@@ -149,6 +151,7 @@ class Loop:
         self._flying: dict[str, float] = {}
         self._failed_attempts: dict[str, dict[str, int]] = {}
         self._later: list[tuple[float, str]] = []
+        self._full: dict[str, tuple[float, int]] = {}  # what met a full disk: not before this time, and how much was free
         self._seen: dict[str, tuple[Any, float]] = {}
         self._stopping = False
         self._paused = False
@@ -224,10 +227,19 @@ class Loop:
 
     def _bring_back(self) -> None:
         now = time.monotonic()
-        due = [key for when, key in self._later if when <= now]
-        self._later = [item for item in self._later if item[0] > now]
+        due = [key for when, key in self._later if when <= now or self._has_space(key, now)]
+        self._later = [item for item in self._later if item[1] not in due]
         for key in due:
+            self._full.pop(key, None)
             self.board.put_back(key)
+
+    def _has_space(self, key: str, now: float) -> bool:
+        """Whether a command that met a full disk finds more space now."""
+        earliest, before = self._full.get(key, (math.inf, 0))
+        return earliest <= now and self._free() > before + FREED
+
+    def _free(self) -> int:
+        return min(map(_free_bytes, self.policy.watch), default=0)
 
     def _persist(self, write: Callable[[], T]) -> T:
         return patiently(write, say=self.display.note, hurry=lambda: self.interrupt.count > 1, pause=self.policy.backoff)
@@ -282,9 +294,8 @@ class Loop:
         own = self.policy.retries_exception if spec.retries is None else spec.retries
         allowed = self.policy.retries_system if system else own
         if outcome.status == "disk":
-            self.display.event(spec, "retried", "the disk is full; the run waits for space")
             counts[kind] -= 1
-            self._later.append((time.monotonic() + DISK_PAUSE, spec.key))
+            self._wait_for_space(spec, outcome)
             return True
         if counts[kind] > allowed:
             return False
@@ -294,6 +305,15 @@ class Loop:
         )
         self._later.append((time.monotonic() + delay, spec.key))
         return True
+
+    def _wait_for_space(self, spec: CommandSpec, outcome: Outcome) -> None:
+        """Try again once there is more, and now and again: the disk may be another than those that are watched."""
+        counts = self._failed_attempts[spec.key]
+        counts["disk"] = counts.get("disk", 0) + 1
+        now, pause = time.monotonic(), min(self.policy.backoff_limit, DISK_PAUSE * 2.0 ** (counts["disk"] - 1))
+        self._full[spec.key] = (now + self.policy.backoff, self._free())
+        self._later.append((now + pause, spec.key))
+        self.display.event(spec, "retried", f"the disk is full; the run waits for space: {outcome.error.get('message', '')}")
 
     # -- interrupts, stalls, display ----------------------------------------------------------------------------------------------
     def _mind_interrupts(self) -> None:

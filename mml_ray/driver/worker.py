@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import random
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
+from mml_ray.driver.patience import FULL
 from mml_ray.driver.surroundings import Pulse, limit_threads, logged
-from mml_ray.errors import CommandInterrupted, FencedError, MMLError, MMLMisconfigurationException, UserError
+from mml_ray.errors import CommandInterrupted, DiskFullError, FencedError, MMLError, MMLMisconfigurationException, UserError
 from mml_ray.failpoints import failpoint
 from mml_ray.seeding import keyed_seed
 from mml_ray.store.manager import MMLFileManager
@@ -97,7 +97,7 @@ def _failure(spec: CommandSpec, attempt: int, error: BaseException) -> Outcome:
         status = "lost"
     elif isinstance(error, CommandInterrupted | KeyboardInterrupt):
         status = "interrupted"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in FULL):
         status = "disk"
     elif isinstance(error, SystemExit):
         error = MMLError(f"The command called sys.exit({error.code!r}); raise an exception instead.")

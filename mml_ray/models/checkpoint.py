@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,21 @@ _KEY = "mml_ray"
 
 
 def save_weights(model: BaseModel, path: Path | str, *, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write the weights (``state``, or those the model has) and the model's configuration, atomically."""
+    """Write the weights (``state``, or those the model has) and the model's configuration, atomically.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     tensors = _independent(model.state_dict() if state is None else state)
     header = {"format": FORMAT, "config": model.plain_config()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))  # what it makes of an OSError
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_weights(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -23,7 +23,8 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from mml_ray.atomic import fs, replacing, sync_folder, write_all, write_json
-from mml_ray.errors import DataError, StorageError
+from mml_ray.driver.patience import FULL
+from mml_ray.errors import DataError, DiskFullError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class VerifiedCheckpointIO(CheckpointIO):
     """Lightning's door to files: a checkpoint is there as a whole or not at all, and is opened with ``weights_only=True``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write atomically; a full disk raises :class:`StorageError`."""
+        """Write atomically; raises :class:`StorageError`, for a full disk :class:`DiskFullError`."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -90,7 +91,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, in
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"The checkpoint {path} cannot be written: {error}. Free some space, then continue the run.")
+    kind = DiskFullError if error.errno in FULL else StorageError
+    return kind(f"The checkpoint {path} cannot be written: {error}. Free some space, then continue the run.")
 
 
 def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,36 @@ def test_a_disk_that_is_full_in_a_command_does_not_count_as_its_failure(monkeypa
     monkeypatch.setattr(executor_module, "DISK_PAUSE", 0.01)
     summary, _, _, _ = _run([Entry("a", [])], lambda _, attempt: "disk" if attempt < 6 else "done")
     assert summary.exit_code == 0
+
+
+def test_a_command_that_met_a_full_disk_is_tried_again_when_there_is_space(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(executor_module, "DISK_PAUSE", 3600.0)
+    looks = 0
+
+    def free(_: Path) -> int:
+        nonlocal looks
+        looks += 1
+        return 5 if looks < 5 else 2**30
+
+    monkeypatch.setattr(executor_module, "_free_bytes", free)
+    script = lambda _, attempt: "disk" if attempt < 2 else "done"  # noqa: E731
+    summary, _, _, notes = _run([Entry("a", [])], script, watch=(tmp_path,), backoff_limit=3600.0)
+    assert summary.exit_code == 0 and looks == 5
+    assert [detail for _, state, detail in notes.events if state == "retried"] == [
+        "the disk is full; the run waits for space: disk it was"
+    ]
+
+
+def test_where_no_space_comes_free_it_is_tried_again_less_and_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(executor_module, "DISK_PAUSE", 0.05)
+    monkeypatch.setattr(executor_module, "_free_bytes", lambda _: 5)
+    script = lambda _, attempt: "disk" if attempt < 5 else "done"  # noqa: E731
+    summary, _, executor, _ = _run([Entry("a", [])], script, watch=(tmp_path,), backoff_limit=0.2)
+    assert summary.exit_code == 0
+    pauses = [later - earlier for earlier, later in pairwise(executor.when["a"])]
+    assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.2), strict=True)), pauses
 
 
 def test_a_command_without_sign_of_life_is_ended_and_retried() -> None:

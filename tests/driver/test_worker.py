@@ -16,7 +16,7 @@ from mml_ray.driver.command import CommandSpec, Outcome
 from mml_ray.driver.resources import Resources
 from mml_ray.driver.surroundings import release_threads
 from mml_ray.driver.worker import AttemptContext, current_seed, current_threads, prepare_torch, run_attempt
-from mml_ray.errors import CommandInterrupted, FencedError
+from mml_ray.errors import CommandInterrupted, DiskFullError, FencedError
 from mml_ray.store.manager import MMLFileManager
 
 
@@ -79,6 +79,7 @@ def _raise(error: BaseException) -> Callable[[], Any]:
         (KeyboardInterrupt(), "interrupted"),
         (FencedError("another one"), "lost"),
         (OSError(errno.ENOSPC, "full"), "disk"),
+        (DiskFullError("no space for the checkpoint"), "disk"),
         (OSError(errno.EIO, "broken"), "failed"),
         (SystemExit(3), "failed"),
     ],

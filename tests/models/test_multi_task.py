@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,20 @@ def test_weights_that_are_kept_come_from_the_given_state(tmp_path: Path) -> None
     zeros = {name: torch.zeros_like(value) for name, value in made.state_dict().items()}
     save_weights(made, tmp_path / "w.safetensors", state=zeros)
     assert same_weights(load_weights(tmp_path / "w.safetensors")[1], zeros)
+
+
+def test_weights_that_find_no_room_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    """Which the run waits for; the library makes an error of its own of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = model({"a": CLASSES})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="w.safetensors") as caught:
+            save_weights(made, tmp_path / "w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_shared_and_partial_tensors_can_be_written(tmp_path: Path) -> None:

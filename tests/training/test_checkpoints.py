@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mml_ray import atomic
-from mml_ray.errors import DataError, StorageError
+from mml_ray.errors import DataError, DiskFullError, StorageError
 from mml_ray.training.checkpoints import Generations, Position, VerifiedCheckpointIO, read_checkpoint, write_checkpoint
 
 
@@ -96,6 +96,7 @@ def test_every_file_operation_may_fail_and_a_whole_generation_stays(
         except StorageError as error:
             failed = True
             assert "Free some space" in str(error)
+            assert isinstance(error, DiskFullError) == (code == errno.ENOSPC), "which is waited for"
         monkeypatch.undo()
         found = generations.latest()
         assert found is not None and read_checkpoint(found.path)["number"] == found.position.epoch
