@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mml_ray import env
 from mml_ray.errors import EXIT_FAILED, EXIT_OK, EXIT_USER, MMLMisconfigurationException, UnknownNameError
@@ -21,6 +22,7 @@ from mml_ray.store.owner import describe
 from mml_ray.store.paths import RunPaths
 
 _ACTIONS = ("list", "show", "verify")
+_OPTIONS = ("--json", "--results", "--proj", "--artifacts")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = list(argv)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments.insert(0, "list")
+    if not arguments[0].startswith("-") and arguments[0] not in _ACTIONS:
+        raise UnknownNameError.of("action of mml-ray runs", arguments[0], _ACTIONS)
     given = _parser().parse_args(arguments)
     results = Path(given.results or os.environ.get("MML_RESULTS_PATH") or "mml_results").absolute()
     if given.action == "list":
@@ -37,8 +41,19 @@ def main(argv: Sequence[str]) -> int:
     return _show(folder, given) if given.action == "show" else _verify(folder, given)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong arguments as all of mml-ray does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises MMLMisconfigurationException; an unknown option: UnknownNameError."""
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if unknown is not None:
+            raise UnknownNameError.of("option of mml-ray runs", unknown[1], _OPTIONS)
+        raise MMLMisconfigurationException(f"{self.prog}: {message} ({self.prog} --help tells more).")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mml-ray runs", description="Look at runs; nothing is started or changed.")
+    parser = _Parser(prog="mml-ray runs", description="Look at runs; nothing is started or changed.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="for programs")
     common.add_argument("--results", metavar="FOLDER", help="results root (default: MML_RESULTS_PATH, else ./mml_results)")

@@ -261,3 +261,20 @@ def _set_seconds(path: Path, seconds: float) -> None:
 def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shw"], "Unknown action of mml-ray runs 'shw'. Did you mean: show?"),
+        (["list", "--jsn"], "Unknown option of mml-ray runs '--jsn'. Did you mean: --json"),
+        (["show", "one", "two"], "unrecognized arguments: two (mml-ray runs --help tells more)"),
+        (["list", "--proj"], "--proj: expected one argument"),
+    ],
+)
+def test_wrong_arguments_are_one_message_with_the_nearest(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["runs", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.startswith("mml-ray: error: ") and "usage" not in message
