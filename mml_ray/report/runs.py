@@ -54,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="mml-ray runs", description="Look at runs; nothing is started or changed.")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="for programs")
     common.add_argument("--results", metavar="FOLDER", help="results root (default: MML_RESULTS_PATH, else ./mml_results)")
     common.add_argument("--proj", metavar="NAME", help="only this project")
