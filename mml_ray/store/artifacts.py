@@ -79,10 +79,7 @@ class ModelStorage(_Stored):
         content = model_updates.load(path)
         if "pipeline" not in content or "parameters" not in content:
             raise DataError(f"{path} is no model storage: it has no 'pipeline' and 'parameters'.")
-        predictions, metrics = dict(content.get("predictions") or {}), list(content.get("metrics") or [])
-        for update in content.get(model_updates.UPDATES, []):
-            predictions.update(update["predictions"])
-            metrics += update["metrics"]
+        predictions, metrics = model_updates.changed(content)
         fold, performance = content.get("fold"), content.get("performance")
         storage = cls(
             pipeline=_absolute(content["pipeline"], root),

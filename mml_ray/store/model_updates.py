@@ -1,7 +1,8 @@
 """Model storages change by delta: the commit carries the change, the store journals it and writes the file anew.
 
-In the file the changes stand beside what its own command committed, in ``updates``, each under the run and the command it came
-from. So applying one twice changes nothing, and the committed content can still be verified.
+In the file the changes stand in ``updates``, each under the run and the command it came from, and what its own command committed of the
+fields that they change in ``committed``. Both together make the fields anew each time, which every reader of a model storage sees. So
+applying a change twice changes nothing, and the committed content can still be verified.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.failpoints import failpoint
 
 UPDATES = "updates"
+COMMITTED = "committed"
 FIELDS = ("predictions", "append_metrics")
+_CHANGED = ("predictions", "metrics")
 #: seconds to wait for another run that changes the same folder: it may be asleep, or the file system know no locks
 PATIENCE = 5.0
 
@@ -71,6 +74,8 @@ def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
     together = [*present, *missing]
     runs = list(dict.fromkeys(item["run"] for item in together))
     content[UPDATES] = sorted(together, key=lambda item: (runs.index(item["run"]), item["position"], item["command"]))
+    content.setdefault(COMMITTED, {name: content[name] for name in _CHANGED if name in content})
+    content["predictions"], content["metrics"] = changed(content)
     failpoint("update.before_write")
     atomic.write_json(path, content)
     failpoint("update.after_write")
@@ -100,6 +105,16 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def changed(content: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Predictions and metrics of a storage, with all changes."""
+    own = content.get(COMMITTED, content)
+    predictions, metrics = dict(own.get("predictions") or {}), list(own.get("metrics") or [])
+    for update in content.get(UPDATES, []):
+        predictions.update(update["predictions"])
+        metrics += update["metrics"]
+    return predictions, metrics
+
+
 def load(path: Path) -> dict[str, Any]:
     """The content of a model storage's file; errors as :func:`project`."""
     try:
@@ -114,11 +129,21 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def original(path: Path) -> bytes | None:
-    """The bytes that the file's own command committed, where changes stand beside them; ``None`` where there are none."""
+    """The bytes that the file's own command committed, where changes stand beside them; ``None`` where there are none, or where the
+    fields are not what both make.
+    """
     try:
         content = load(path)
     except DataError:
         return None
+    if COMMITTED in content and json.dumps([content.get(name) for name in _CHANGED]) != json.dumps(changed(content)):
+        return None
     if content.pop(UPDATES, None) is None:
         return None
+    own = content.pop(COMMITTED, content)
+    for name in _CHANGED:
+        if name in own:
+            content[name] = own[name]
+        else:
+            content.pop(name, None)
     return (json.dumps(content, indent=2) + "\n").encode()
