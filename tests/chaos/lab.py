@@ -173,6 +173,16 @@ def outcome(lab: Lab) -> dict[str, Any]:
     return {"commits": committed, "files": _files(lab, state.run), "left": left, "status": state.status}
 
 
+def different(found: Any, expected: Any, where: str = "") -> list[str]:
+    """Where two outcomes differ, and how."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        missing = object()
+        keys = sorted({*found, *expected})
+        pairs = ((f"{where}/{key}", found.get(key, missing), expected.get(key, missing)) for key in keys)
+        return [line for place, one, other in pairs for line in different(one, other, place)]
+    return [] if found == expected else [f"{where}: {found!r} instead of {expected!r}"]
+
+
 def _anywhere(content: Any, run_dir: Path) -> Any:
     """The same whatever the run folder is called."""
     return json.loads(json.dumps(content).replace("/".join(run_dir.parts[-2:]), "RUN"))

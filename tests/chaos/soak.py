@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.lab import Lab, again_and_again, outcome
+from tests.chaos.lab import Lab, again_and_again, different, outcome
 from tests.integration.harness import survivors
 
 #: seconds after which a driver that nobody kills any more counts as hanging
@@ -82,7 +82,8 @@ class Soak:
         self.said(
             f"round {self.rounds}: {shape.where}, width {shape.width}, {starts} start(s); killed so far: {dict(self.killed)}"
         )
-        assert outcome(lab) == self._undisturbed(shape), f"{lab.data.parent}: not as undisturbed"
+        found, expected = outcome(lab), self._undisturbed(shape)
+        assert found == expected, f"{lab.data.parent}: not as undisturbed:\n{chr(10).join(different(found, expected))}"
 
     def _kill(self, victim: psutil.Process) -> None:
         try:
