@@ -16,6 +16,7 @@ from typing import Any
 
 from mml_ray import atomic
 from mml_ray.failpoints import failpoint
+from mml_ray.store import model_updates
 from mml_ray.store.inspection import holds, pending_updates, run_folders
 from mml_ray.store.journal import Operation
 from mml_ray.store.markers import read_marker
@@ -23,6 +24,9 @@ from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.state import Identity, RunState
 
 _MISSING: Identity = (0, 0, 0)
+_MODELS = "models"
+#: what :func:`mml_ray.atomic.replacing` calls a file until it is whole
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?")
 UNCOMMITTED = "uncommitted"
 
 
@@ -48,6 +52,9 @@ class Cleaner:
             self._append([("paths_released", {"paths": {path: list(item) for path, item in identities.items()}, "why": why})])
             self._given_up.update(identities)
             self._remove_given_up()
+        if why == UNCOMMITTED:
+            files = [self._roots.absolute(path) for path in identities]
+            _sweep_beside(file for file in files if not self._is_of_another_run(file))
 
     def _is_of_another_run(self, file: Path) -> bool:
         marker = read_marker(file)
@@ -90,6 +97,19 @@ class Cleaner:
                 for name in atomic.fs.listdir(folder):
                     if re.fullmatch(pattern, name) and os.stat(folder / name).st_mtime_ns <= claimed:
                         atomic.fs.unlink(folder / name)
+        self._sweep_beside_artifacts(claimed)
+
+    def _sweep_beside_artifacts(self, until: int | None = None) -> None:
+        """What attempts that were killed had begun to write beside the artifacts that others have committed by now. Another run may
+        change a model storage just now, so their folders are locked meanwhile.
+        """
+        files: dict[bool, list[Path]] = {True: [], False: []}
+        for path, item in self._state.artifacts.items():
+            files[item["key"] == _MODELS].append(self._roots.absolute(path))
+        _sweep_beside(files[False], until)
+        for folder in {file.parent for file in files[True] if file.parent.is_dir()}:
+            with model_updates.alone(folder):
+                _sweep_beside((file for file in files[True] if file.parent == folder), until)
 
     def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:
         """At the end of a run: artifacts of the enabled keys, TEMP and CHECKPOINTS; returns what was removed."""
@@ -98,12 +118,28 @@ class Cleaner:
         temp = self._roots.stored(self._paths.temp) + "/"
         temporary = [path for path in self._state.artifacts if path.startswith(temp)]
         failpoint("finish.before_remove")
+        self._sweep_beside_artifacts()
         self.release([*artifacts, *temporary], "finished")
         failpoint("finish.after_remove")
         atomic.remove_tree(self._paths.temp)
         atomic.remove_tree(self._paths.checkpoints)
         failpoint("finish.after_folders")
         return {"removed": dict(Counter(artifacts.values())), "unused": sorted(wanted - set(artifacts.values()))}
+
+
+def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
+    """Remove the temporary files of writes that never ended, of these files; ``until``: only those not younger (``st_mtime_ns``)."""
+    names: dict[Path, set[str]] = {}
+    for file in files:
+        names.setdefault(file.parent, set()).add(file.name)
+    for folder, known in names.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in atomic.fs.listdir(folder):
+                found = _TEMPORARY.fullmatch(name)
+                if found is None or f"{found[1]}{found[2] or ''}" not in known:
+                    continue
+                if until is None or os.stat(folder / name).st_mtime_ns <= until:
+                    atomic.fs.unlink(folder / name)
 
 
 def _unlink(path: Path, identity: Identity) -> bool:

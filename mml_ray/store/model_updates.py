@@ -60,7 +60,7 @@ def project(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
         DataError: the file is no model storage.
         FileNotFoundError: there is none.
     """
-    with _alone(path.parent):
+    with alone(path.parent):
         return _add(path, entries)
 
 
@@ -83,7 +83,7 @@ def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """No other run of this machine (or of a file system that shares locks) changes a file in the folder meanwhile: read, changed and
     written at once by two, it would lose what one of them adds until that run is opened again.
     """

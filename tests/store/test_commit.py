@@ -345,6 +345,36 @@ def test_a_finished_run_can_be_extended(world: World) -> None:
     assert world.commits() == {f"c{number}": 1 for number in range(4)} and verify(world.run_dir) == []
 
 
+def _begun(path: Path) -> Path:
+    """What a process leaves that is killed while it writes a file."""
+    left = path.with_name(f".{path.stem}.{'0f' * 6}.tmp{path.suffix}")
+    left.write_bytes(b"the first ha")
+    return left
+
+
+@pytest.mark.parametrize("assignment", [PARAMETERS, MODELS])
+def test_what_killed_attempts_had_begun_to_write_is_removed(world: World, assignment: dict[str, Any]) -> None:
+    store = world.create()
+    store.set_plan(plan(1))
+    attempt = start(store, "c0")
+    path = artifact(store, attempt, b"{}", assignment, file="a.json")
+    first, foreign = _begun(path), _begun(path.with_name("of_nobody.json"))
+    store.fail([{**attempt, "reason": "lost", "message": "", "node": "", "pid": 0}])
+    attempt = start(store, "c0")
+    assert not first.exists() and not path.exists(), "when the command is tried again"
+    path = artifact(store, attempt, b"{}", assignment, file="a.json")
+    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    late = _begun(path)  # by a process that outlived its attempt
+    store.close()
+    store = world.open()
+    assert not late.exists(), "when the run is opened"
+    late = _begun(path)
+    store.finish("finished", remove={})
+    assert not late.exists() and path.read_bytes() == b"{}", "when it is finished"
+    assert foreign.exists()
+    store.close()
+
+
 def test_a_run_is_not_finished_while_something_is_open(world: World) -> None:
     store = world.planned(2)
     done(store, "c0")
