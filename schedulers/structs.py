@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError, unknown_name_message
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.tasks.header import TaskHeader
 from mml_ray.tasks.struct import TaskStruct
-
-#: configuration routes for which a model has losses and metrics of its own
-_WITH_DEFAULTS = ("cls", "mlcls", "seg", "reg")
 
 
 class StructBook:
@@ -116,59 +111,6 @@ def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
     assert isinstance(content, dict)
     names = [str(name) for name in cfg.task_list]
     check_preprocessed(manager.data, names, preprocessing=str(content["id"]), pipeline=content.get("pipeline") or [])
-
-
-def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
-    """Refuse task types of a plugin for which the configuration has no losses, no metrics, or no loader of the target.
-
-    Raises:
-        MMLMisconfigurationException: names the missing key and the options that have it; or a type that cannot be trained at all.
-    """
-    for name in names:
-        header = _header(name, manager, str(cfg.preprocessing.id))
-        route = header.task_type.route
-        needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
-        targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]
-        for group, key in [*needed, *(("loaders", target) for target in targets[:1])]:
-            if group in cfg and key not in cfg[group]:
-                raise MMLMisconfigurationException(
-                    f"Task '{name}' is a {header.task_type.value} task, and the configuration has no {group}.{key}. {_hint(group, key)}"
-                )
-
-
-def check_views(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
-    """Refuse test-time augmentation of task types whose predictions nobody can turn back.
-
-    Raises:
-        MMLMisconfigurationException: such a type.
-    """
-    if not cfg.get("tta", {}).get("variations", None):
-        return
-    for name in names:
-        task_type = _header(name, manager, str(cfg.preprocessing.id)).task_type
-        if task_type.route not in _WITH_DEFAULTS:
-            raise MMLMisconfigurationException(
-                f"tta turns and crops images, and nobody can turn the predictions of task '{name}', a {task_type.value} task, back. "
-                "Set tta=none."
-            )
-
-
-def _header(name: str, manager: MMLFileManager, preprocessing: str) -> TaskHeader:
-    """Of the task, or of the base of a variant that is still to be made."""
-    from mml_ray.tasks.tags import parse
-
-    header: TaskHeader = manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
-    return header
-
-
-def _hint(group: str, key: str) -> str:
-    """How to get a key of a group."""
-    from mml_ray.composition.tree import config_tree
-
-    options = config_tree().groups.get(f"{group}/{key}", [])
-    if options:
-        return f"Add one of its options, as in +{group}/{key}={options[0]} (there are {', '.join(options)})."
-    return f"Choose an option of {group} that has it, or add it: +{group}.{key}=..."
 
 
 def _fresh(name: str, manager: MMLFileManager, preprocessing: str) -> TaskStruct:

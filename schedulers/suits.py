@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.schedulers.components import plain
+from mml_ray.store.manager import MMLFileManager
+from mml_ray.tasks.header import TaskHeader
 from mml_ray.tasks.struct import TaskStruct
 
 if TYPE_CHECKING:
     from mml_ray.schedulers.base import AbstractBaseScheduler
 
+#: configuration routes for which a model has losses and metrics of its own
+_WITH_DEFAULTS = ("cls", "mlcls", "seg", "reg")
 #: callbacks that mix the labels of samples, and the kinds of task that have labels to mix
 MIXING = ("cutmix", "mixup")
 MIXED = ("cls", "mlcls")
@@ -85,3 +91,56 @@ def _monitors(scheduler: AbstractBaseScheduler) -> Iterator[tuple[str, str]]:
     for where, item in {**groups, "lr_scheduler": plain(scheduler, "lr_scheduler")}.items():
         if item.get("monitor") is not None:
             yield where, str(item["monitor"])
+
+
+def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
+    """Refuse task types of a plugin for which the configuration has no losses, no metrics, or no loader of the target.
+
+    Raises:
+        MMLMisconfigurationException: names the missing key and the options that have it; or a type that cannot be trained at all.
+    """
+    for name in names:
+        header = _header(name, manager, str(cfg.preprocessing.id))
+        route = header.task_type.route
+        needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
+        targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]
+        for group, key in [*needed, *(("loaders", target) for target in targets[:1])]:
+            if group in cfg and key not in cfg[group]:
+                raise MMLMisconfigurationException(
+                    f"Task '{name}' is a {header.task_type.value} task, and the configuration has no {group}.{key}. {_hint(group, key)}"
+                )
+
+
+def check_views(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) -> None:
+    """Refuse test-time augmentation of task types whose predictions nobody can turn back.
+
+    Raises:
+        MMLMisconfigurationException: such a type.
+    """
+    if not cfg.get("tta", {}).get("variations", None):
+        return
+    for name in names:
+        task_type = _header(name, manager, str(cfg.preprocessing.id)).task_type
+        if task_type.route not in _WITH_DEFAULTS:
+            raise MMLMisconfigurationException(
+                f"tta turns and crops images, and nobody can turn the predictions of task '{name}', a {task_type.value} task, back. "
+                "Set tta=none."
+            )
+
+
+def _header(name: str, manager: MMLFileManager, preprocessing: str) -> TaskHeader:
+    """Of the task, or of the base of a variant that is still to be made."""
+    from mml_ray.tasks.tags import parse
+
+    header: TaskHeader = manager.data.header(name if name in manager.data.index() else parse(name).base, preprocessing)
+    return header
+
+
+def _hint(group: str, key: str) -> str:
+    """How to get a key of a group."""
+    from mml_ray.composition.tree import config_tree
+
+    options = config_tree().groups.get(f"{group}/{key}", [])
+    if options:
+        return f"Add one of its options, as in +{group}/{key}={options[0]} (there are {', '.join(options)})."
+    return f"Choose an option of {group} that has it, or add it: +{group}.{key}=..."

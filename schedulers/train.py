@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from mml_ray.composition.portable import portable
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
 from mml_ray.report.tables import Table, score_table
-from mml_ray.schedulers import components, structs, suits
+from mml_ray.schedulers import components, suits
 from mml_ray.schedulers import folds as fold_plan
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.seeding import keyed_seed
@@ -52,9 +52,9 @@ class TrainingScheduler(AbstractBaseScheduler):
         trained_tasks = [str(self.pivot), *self.co_tasks]
         if "train" in self.subroutines:
             fold_plan.check_blueprint(self)
-            structs.check_linked(self.cfg, self.fm, trained_tasks)
+            suits.check_linked(self.cfg, self.fm, trained_tasks)
         if {"predict", "test"} & set(self.subroutines):
-            structs.check_views(self.cfg, self.fm, [str(self.pivot)])
+            suits.check_views(self.cfg, self.fm, [str(self.pivot)])
         units = fold_plan.units(self)
         if "train" in self.subroutines:
             suits.check(self, trained_tasks, [[unit.task, *self.co_tasks] for unit in units])

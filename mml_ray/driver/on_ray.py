@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,18 +23,15 @@ os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
 import ray
 from ray import exceptions as ray_errors
 
-from mml_ray import plugins
-from mml_ray.driver import gpu, session_folders, sigterm
+from mml_ray.driver import session_folders, sigterm
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
+from mml_ray.driver.ray_words import first_line, node_of, oom_message
+from mml_ray.driver.ray_worker import attempt_here
 from mml_ray.driver.reaper import MARK, Reaper
 from mml_ray.driver.resources import Node, Resources, slots
-from mml_ray.driver.surroundings import Pulse
-from mml_ray.driver.worker import AttemptContext, run_attempt
+from mml_ray.driver.worker import AttemptContext
 from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
-from mml_ray.failpoints import failpoint
-from mml_ray.store.actor import StoreClient, get_beside
-from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.owner import die_with_parent
+from mml_ray.store.actor import StoreClient
 
 #: variable by which Ray tells pools of worker processes apart
 _POOL = "MML_RAY_POOL"
@@ -124,7 +119,7 @@ class RaySession:
 
     def nodes(self) -> list[Node]:
         """The living nodes and what they have in all (not what is free)."""
-        return [_node(entry) for entry in ray.nodes() if entry["Alive"]]
+        return [node_of(entry) for entry in ray.nodes() if entry["Alive"]]
 
     def check(self) -> None:
         """Whether the processes that an own Ray cannot do without are there; Ray itself ends this process a minute later.
@@ -236,20 +231,6 @@ def _runtime_env(more: Mapping[str, str] | None = None) -> dict[str, Any]:
     return {"env_vars": {**variables, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", **(more or {})}}
 
 
-def _node(entry: Mapping[str, Any]) -> Node:
-    have = dict(entry["Resources"])
-    special = {"CPU", "GPU", "memory", "object_store_memory"}
-    custom = {k: v for k, v in have.items() if k not in special and not k.startswith(("node:", "accelerator_type:"))}
-    return Node(
-        name=str(entry.get("NodeName") or entry["NodeManagerAddress"]),
-        num_cpus=float(have.get("CPU", 0)),
-        num_gpus=float(have.get("GPU", 0)),
-        memory=int(have.get("memory", 0)),
-        custom=tuple(sorted((k, float(v)) for k, v in custom.items())),
-        labels=tuple(sorted((str(k), str(v)) for k, v in (entry.get("Labels") or {}).items())),
-    )
-
-
 # -- the executor ----------------------------------------------------------------------------------------------------------------------
 class RayExecutor:
     """Attempts as remote tasks. ``manager_arguments`` builds the file manager of a worker."""
@@ -323,7 +304,7 @@ class RayExecutor:
                 self._submit(spec, attempt, pool=pool + 1)
             return outcome
         except ray_errors.OutOfMemoryError as error:
-            return self._lost(spec, attempt, "oom", _oom_message(spec, error))
+            return self._lost(spec, attempt, "oom", oom_message(spec, error))
         except ray_errors.TaskCancelledError as error:
             if spec.key in self._stalled:  # ended by cancelling it: its process is on another node
                 self._stalled.discard(spec.key)
@@ -335,7 +316,7 @@ class RayExecutor:
         except ray_errors.RayError as error:
             status: Status = "stalled" if spec.key in self._stalled else "interrupted" if self._forced else "lost"
             self._stalled.discard(spec.key)
-            return self._lost(spec, attempt, status, _first_line(error))
+            return self._lost(spec, attempt, status, first_line(error))
 
     @staticmethod
     def _lost(spec: CommandSpec, attempt: int, status: Status, message: str) -> Outcome:
@@ -377,40 +358,6 @@ class RayExecutor:
         self._flying.clear()
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return f"{type(error).__name__}: {text}" if not text.startswith(type(error).__name__) else text
-
-
-def _oom_message(spec: CommandSpec, error: BaseException) -> str:
-    """What it used, what it was granted, and what the node had, out of Ray's long text."""
-    text = " ".join(str(error).split())
-    own = re.search(rf"task name={re.escape(spec.key)}, .*?actual memory used=([\d.]+ ?\w+)", text)
-    node = re.search(r"was ([\d.]+ ?\w+) used / ([\d.]+ ?\w+) limit", text)
-    if own is None or node is None:
-        return f"out of memory. Ray says: {text[:400]}"
-    asked = spec.resources.memory
-    granted = f"granted {asked / 2**30:.2f} GiB" if asked else "none was asked for"
-    return (
-        f"out of memory: the command used {own[1]} ({granted}), its node {node[1]} of {node[2]}. Ask for what it needs "
-        f"(resources.{spec.name}.memory), or let fewer run side by side (resources.{spec.name}.num_cpus)."
-    )
-
-
-# -- in the worker -----------------------------------------------------------------------------------------------------------------------
-@dataclass(slots=True)
-class _Setup:
-    """What a worker process needs for the commands of one run."""
-
-    workload: Workload
-    context: AttemptContext
-    pulse: Pulse
-
-
-_setups: dict[str, _Setup] = {}
-
-
 def _lean(spec: CommandSpec) -> CommandSpec:
     """Without its edges, which a worker has no use for: a barrier plan of n commands would carry n keys each."""
     return replace(spec, needs=()) if spec.needs else spec
@@ -421,40 +368,6 @@ def _attempts_of(bundle: list[Any], tag: str) -> Callable[[CommandSpec, int], Ou
     reference alone would cost a tenth of a no-op command."""
 
     def attempt(spec: CommandSpec, number: int) -> Outcome | None:
-        return _attempt(bundle, tag, spec, number)
+        return attempt_here(bundle, tag, spec, number, unpickle=ray.cloudpickle.loads)
 
     return attempt
-
-
-def _attempt(bundle: list[Any], tag: str, spec: CommandSpec, attempt: int) -> Outcome | None:
-    """The remote task: set the process up once for each run, then run the attempt. ``None``: not in this process."""
-    failpoint("worker.start")
-    if gpu.is_bound_elsewhere():
-        return None
-    if tag not in _setups:
-        _set_up(bundle[0], tag)
-    ready = _setups[tag]
-    try:
-        return run_attempt(
-            ready.workload, spec, attempt, manager=MMLFileManager.instance(), context=ready.context, pulse=ready.pulse
-        )
-    finally:
-        gpu.bind()
-        if spec.resources.num_gpus:
-            gpu.give_back()
-
-
-def _set_up(bundle: Any, tag: str) -> None:
-    die_with_parent()
-    sigterm.let_pass()
-    logging.getLogger("mml_ray").setLevel(logging.INFO)
-    plugins.load()
-    _setups.clear()
-    arguments, context, client, pickled = get_beside(bundle)
-    MMLFileManager(**arguments, backend=client)  # before the workload, which finds it while it is unpickled
-    teller = StoreClient(client.handle)  # one of its own: a client is used by one thread
-    here = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
-    workload = ray.cloudpickle.loads(pickled)
-    pulse = Pulse(lambda reference: teller.report(dict(reference), here))
-    pulse.start()  # last: a set-up that fails must leave no thread behind
-    _setups[tag] = _Setup(workload, context, pulse)
