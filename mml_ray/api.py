@@ -36,7 +36,7 @@ def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunReques
 
 def execute(request: RunRequest) -> RunSummary:
     """Run a request to its end."""
-    launch = importlib.import_module("mml_ray.schedulers.launch").launch
+    launch = importlib.import_module("mml_ray.launch").launch
     return cast(RunSummary, launch(request))
 
 

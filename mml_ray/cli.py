@@ -12,7 +12,7 @@ from mml_ray.console.messages import guarded
 from mml_ray.errors import EXIT_OK
 
 #: commands that are no modes: name -> "module:function", called with the arguments behind the name
-SUBCOMMANDS = {"runs": "mml_ray.report.runs:main"}
+SUBCOMMANDS = {"runs": "mml_ray.console.runs:main"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

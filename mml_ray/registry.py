@@ -29,8 +29,8 @@ _MISSING: Any = object()
 
 #: kind -> modules whose import registers its entries; plugins add theirs with :meth:`Registry.provide`
 PROVIDERS: dict[str, tuple[str, ...]] = {
-    "dset_creator": ("mml_ray.prepare.builtin",),
-    "task_creator": ("mml_ray.prepare.builtin",),
+    "dset_creator": ("mml_ray.prepare.ready.builtin",),
+    "task_creator": ("mml_ray.prepare.ready.builtin",),
     "tag": ("mml_ray.tasks.tags",),
     "archive_extractor": ("mml_ray.prepare.archives",),
     "verifier": ("mml_ray.prepare.task",),

@@ -150,7 +150,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
 
     def run(self) -> float | None:
         """Run the schedule (or what is left of it) and return ``self.return_value``."""
-        from mml_ray.schedulers import session
+        from mml_ray.runs import session
 
         self.summary = session.run(self)
         return self.return_value

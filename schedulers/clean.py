@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mml_ray.data.node_folder import Claim, stores_of_node
+from mml_ray.data.cache.node_folder import Claim, stores_of_node
 from mml_ray.errors import CommandInterrupted, DataError, StorageError
 from mml_ray.report.tables import Table
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle

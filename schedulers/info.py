@@ -12,7 +12,7 @@ from mml_ray.report.tables import Table, number
 from mml_ray.schedulers.base import AbstractBaseScheduler
 
 if TYPE_CHECKING:
-    from mml_ray.prepare.integrity import IntegrityReport
+    from mml_ray.prepare.checks.integrity import IntegrityReport
 
 
 #: at most this many classes are listed
@@ -71,7 +71,7 @@ class InfoScheduler(AbstractBaseScheduler):
 
     def _integrity(self, name: str) -> IntegrityReport | None:
         """What its creation found; ``None`` for a variant, and where nobody looked."""
-        from mml_ray.prepare.integrity import stored_report
+        from mml_ray.prepare.checks.integrity import stored_report
 
         return stored_report(self.fm.data, name) if "+" not in name and "none" in self.fm.data.index()[name] else None
 

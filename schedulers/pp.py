@@ -67,7 +67,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
 
     def preprocess(self, name: str) -> dict[str, Any]:
         """Bring the stored images of one task up to date; returns what was done, and the description's path."""
-        from mml_ray.data.cache import STORE_FOLDER, is_store
+        from mml_ray.data.cache.arrow import STORE_FOLDER, is_store
         from mml_ray.data.options import Preprocessing
         from mml_ray.prepare.preprocessed import is_described, write_definition
         from mml_ray.schedulers import components
@@ -107,7 +107,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
             )
 
     def _describe(self, name: str, folder: Path, chosen: Preprocessing) -> None:
-        from mml_ray.data.cache import ArrowReader
+        from mml_ray.data.cache.arrow import ArrowReader
         from mml_ray.driver import worker
         from mml_ray.prepare.preprocessed import describe_preprocessed
 

@@ -89,7 +89,7 @@ def results_root(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[Any]:
     """The one local Ray of the test session: two CPUs and two pretended GPUs."""
-    from mml_ray.driver.on_ray import RayOptions, RaySession
+    from mml_ray.driver.ray.executor import RayOptions, RaySession
 
     session = RaySession(RayOptions(num_cpus=2, num_gpus=2))
     yield session

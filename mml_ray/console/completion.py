@@ -162,7 +162,7 @@ def _names(key: str, settings: dict[str, Any]) -> list[str]:
 
         return sorted(KNOWN_NETWORKS) if settings.get("arch", {}).get("backend") == "monai" else []
     if key == "mode.subroutines":
-        from mml_ray.schedulers.launch import subroutines
+        from mml_ray.launch import subroutines
 
         return subroutines(cfg)
     if key in _TASKS:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from mml_ray.data.augment import build_cpu, build_gpu, build_preprocessing
 from mml_ray.data.augment.base import refuse_all_but_masks
 from mml_ray.data.batches import Batch, BatchSource, Finisher
-from mml_ray.data.cache import STORE_FOLDER, ArrowReader, is_store
+from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, is_store
+from mml_ray.data.cache.decoded import StoredArrays
+from mml_ray.data.cache.node import NodeCache
 from mml_ray.data.dataset import TaskDataset
-from mml_ray.data.decoded import StoredArrays
 from mml_ray.data.loading import MultiTaskLoader, worker_count
-from mml_ray.data.node_cache import NodeCache
 from mml_ray.data.normalization import Normalization, choose
 from mml_ray.data.options import DataTask, LoadingOptions
 from mml_ray.data.preprocess import open_store

@@ -29,7 +29,7 @@ Key = int | tuple[int, int] | tuple[int, int, int]
 
 
 class DecodedStore(Protocol):
-    """Where preprocessed arrays are kept (:mod:`mml_ray.data.decoded`)."""
+    """Where preprocessed arrays are kept (:mod:`mml_ray.data.cache.decoded`)."""
 
     def get(self, modality: str, index: int) -> NDArray[Any] | None:
         """The read-only array of the sample, or ``None`` if it has to be made."""

@@ -22,9 +22,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mml_ray.data.augment import build_preprocessing
-from mml_ray.data.cache import ArrowReader, ArrowWriter, compact, is_store
+from mml_ray.data.cache.arrow import ArrowReader, ArrowWriter, compact, is_store
+from mml_ray.data.cache.decoded import array_keys
 from mml_ray.data.dataset import Sample, TaskDataset
-from mml_ray.data.decoded import array_keys
 from mml_ray.data.loaders import DEFAULT_LOADERS
 from mml_ray.data.options import Preprocessing
 from mml_ray.errors import MMLMisconfigurationException

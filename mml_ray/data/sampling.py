@@ -39,7 +39,7 @@ class Draw:
 class Request:
     """What a loader process is asked for: a batch made of ``draws``; without any, to finish what it has stored.
 
-    ``writers``: the streams whose stores it may fill (:mod:`mml_ray.data.node_cache`).
+    ``writers``: the streams whose stores it may fill (:mod:`mml_ray.data.cache.node`).
     """
 
     draws: tuple[Draw, ...] = ()

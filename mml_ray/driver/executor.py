@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mml_ray.driver.command import SYSTEM_FAILURES, CommandSpec, Outcome
+from mml_ray.driver.disk_space import patiently
 from mml_ray.driver.graph import Board
-from mml_ray.driver.patience import patiently
 from mml_ray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
 from mml_ray.failpoints import failpoint
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mml_ray.driver.command import CommandSpec
+from mml_ray.driver.environment import FAILED
 from mml_ray.driver.estimate import Estimate, Left, fraction
 from mml_ray.driver.graph import Board
-from mml_ray.driver.surroundings import FAILED
 
 #: at most this many running commands are drawn
 _ROWS = 16

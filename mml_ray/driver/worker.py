@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
-from mml_ray.driver.patience import FULL
-from mml_ray.driver.surroundings import Pulse, limit_threads, logged
+from mml_ray.driver.disk_space import FULL
+from mml_ray.driver.environment import Pulse, limit_threads, logged
 from mml_ray.errors import CommandInterrupted, DiskFullError, FencedError, MMLError, MMLMisconfigurationException, UserError
 from mml_ray.failpoints import failpoint
+from mml_ray.journal.plain import from_plain, to_plain
 from mml_ray.seeding import keyed_seed
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.plain import from_plain, to_plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.prepare.context import CreationContext, activated
 from mml_ray.prepare.dataset import being_made
-from mml_ray.prepare.own_data import NOTES
+from mml_ray.prepare.own.records import NOTES
 from mml_ray.prepare.registration import TaskEntry, call_creator
 from mml_ray.prepare.variants import ensure_task
 from mml_ray.registry import registry

@@ -124,8 +124,8 @@ def describe_preprocessed(
     ``image_of`` gives the preprocessed image of an entry, ``[H, W, 3]`` uint8. All images must be there: from now on the task is
     taken to be complete. Tagged variants are made from this description when somebody needs them.
     """
+    from mml_ray.prepare.checks.stats import in_threads, summarize
     from mml_ray.prepare.images import facts_of  # loads OpenCV
-    from mml_ray.prepare.stats import in_threads, summarize
 
     description = raw_description(root, name)
     pool = description.train_samples or description.unlabeled_samples or description.test_samples

@@ -24,11 +24,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mml_ray.errors import DataError, InvalidTransitionError, MMLMisconfigurationException
 from mml_ray.prepare import folds as fold_rules
+from mml_ray.prepare.checks.facts import load_facts, save_facts
+from mml_ray.prepare.checks.integrity import IntegrityReport, check_integrity
+from mml_ray.prepare.checks.samples import SampleCheck, Verdict, check_classes, check_samples
+from mml_ray.prepare.checks.stats import scan_images, summarize
 from mml_ray.prepare.context import current, default_workers
-from mml_ray.prepare.facts import load_facts, save_facts
-from mml_ray.prepare.integrity import IntegrityReport, check_integrity
-from mml_ray.prepare.sample_checks import SampleCheck, Verdict, check_classes, check_samples
-from mml_ray.prepare.stats import scan_images, summarize
 from mml_ray.prepare.verifiers import MODALITY_VERIFIER_MAP
 from mml_ray.store.data_root import writing
 from mml_ray.tasks.attributes import DataSplit, Keyword, License, Modality, RGBInfo, Sizes, TaskType

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, TaskNotFoundError
-from mml_ray.prepare.facts import load_facts, save_facts
+from mml_ray.prepare.checks.facts import load_facts, save_facts
 from mml_ray.store.data_root import DataRoot, writing
 from mml_ray.tasks import tags
 from mml_ray.tasks.attributes import TaskType

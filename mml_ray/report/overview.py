@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec
+from mml_ray.driver.environment import begun
 from mml_ray.driver.resources import Resources
-from mml_ray.driver.surroundings import begun
 from mml_ray.errors import JournalError
-from mml_ray.store.inspection import roots_of, run_folders, salvage
-from mml_ray.store.lease import current_holder
-from mml_ray.store.owner import BEAT, current_owner, process_start, read_beat
+from mml_ray.journal.lease import current_holder
+from mml_ray.journal.owner import BEAT, current_owner, process_start, read_beat
 from mml_ray.store.paths import RunPaths
-from mml_ray.store.state import Attempt, RunState
+from mml_ray.store.run.inspection import roots_of, run_folders, salvage
+from mml_ray.store.run.state import Attempt, RunState
 
 #: the commands that frame every plan; they are not counted
 FRAME = ("prepare_exp", "finish_exp")

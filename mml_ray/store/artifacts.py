@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.store import model_updates
 from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg
+from mml_ray.store.run import model_updates
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound="_Stored")

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.store.numbering import FILE, PROJ, TASK, TEMP
+from mml_ray.journal.numbering import FILE, PROJ, TASK, TEMP
 
 TOP_LEVEL = "_TOP_LEVEL_"
 _TOKENS = (PROJ, TEMP, TASK, FILE)

@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Protocol
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException, unknown_name_message
+from mml_ray.journal.numbering import TEMP, target
 from mml_ray.store import assignments, reuse
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.assignments import TOP_LEVEL, PathAssignment
-from mml_ray.store.numbering import TEMP, target
 from mml_ray.store.paths import Roots, RunPaths
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.store.run.publish import settle_artifacts
 from mml_ray.tasks.description import TaskDescription
 
 log = logging.getLogger(__name__)

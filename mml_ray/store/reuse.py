@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
+from mml_ray.journal.numbering import FILE, TASK, Target
 from mml_ray.store.assignments import TOP_LEVEL, AssignmentError, PathAssignment
-from mml_ray.store.inspection import roots_of, run_folders, salvage
-from mml_ray.store.markers import read_marker
-from mml_ray.store.numbering import FILE, TASK, Target
 from mml_ray.store.paths import RunPaths
+from mml_ray.store.run.inspection import roots_of, run_folders, salvage
+from mml_ray.store.run.markers import read_marker
 
 log = logging.getLogger(__name__)
 MODELS = "models"

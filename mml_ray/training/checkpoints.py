@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from mml_ray.atomic import fs, replacing, sync_folder, write_all, write_json
-from mml_ray.driver.patience import FULL
+from mml_ray.driver.disk_space import FULL
 from mml_ray.errors import DataError, DiskFullError, StorageError
 
 logger = logging.getLogger(__name__)

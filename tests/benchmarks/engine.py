@@ -23,9 +23,9 @@ from mml_ray.driver.executor import FailurePolicy, Interrupt, run_plan
 from mml_ray.driver.graph import Board, Entry, Plan, build_plan
 from mml_ray.driver.resources import Node, Resources
 from mml_ray.driver.worker import AttemptContext
-from mml_ray.store.inspection import read_run
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.run import RunStore, current_owner
+from mml_ray.store.run.inspection import read_run
+from mml_ray.store.run.store import RunStore, current_owner
 
 HERE = Path(__file__).resolve().parent
 #: what a process that is measured runs: the command line, then its own peak of memory and its CPU time
@@ -75,7 +75,7 @@ def through_ray(count: int, folder: Path, turns: int = 5) -> tuple[float, float]
     """Commands per second: durable through the engine, and as plain Ray tasks, in turn; the medians."""
     import ray
 
-    from mml_ray.driver.on_ray import RayOptions, RaySession
+    from mml_ray.driver.ray.executor import RayOptions, RaySession
 
     @ray.remote
     def noop(number: int) -> int:
@@ -96,8 +96,8 @@ def through_ray(count: int, folder: Path, turns: int = 5) -> tuple[float, float]
 
 
 def _durable(count: int, place: Path) -> float:
-    from mml_ray.driver.on_ray import RayExecutor
-    from mml_ray.store import actor
+    from mml_ray.driver.ray.executor import RayExecutor
+    from mml_ray.journal import actor
 
     roots = roots_in(place)
     run_dir = place / "results/project/runs/day/time"

@@ -26,7 +26,7 @@ import torch
 import yaml
 
 from mml_ray.data.augment import build_preprocessing
-from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter
+from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.loaders import build_loader
 from mml_ray.data.options import DataTask, LoadingOptions
@@ -140,7 +140,7 @@ _READER = """
 import sys
 import tempfile
 import numpy as np
-from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter
+from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter
 from mml_ray.data.datamodule import MultiTaskDataModule
 with tempfile.TemporaryDirectory() as folder:  # libraries take what they need with the first store they see
     with ArrowWriter(folder, definition={}) as writer:

@@ -18,7 +18,7 @@ from tests.patience import GUARD
 
 _HEAD = """
 import sys
-from mml_ray.driver.on_ray import RayOptions, RaySession
+from mml_ray.driver.ray.executor import RayOptions, RaySession
 session = RaySession(RayOptions(num_cpus=2))
 print("address", session.address, flush=True)
 sys.stdin.read()

@@ -19,8 +19,8 @@ import pytest
 from mml_ray import api, atomic, failpoints
 from mml_ray.cli import main
 from mml_ray.driver import executor
-from mml_ray.store import owner
-from mml_ray.store.run import RunStore, read_run, verify
+from mml_ray.journal import owner
+from mml_ray.store.run.store import RunStore, read_run, verify
 from tests.integration.harness import Place, commits, files, wait_for
 from tests.patience import GUARD, promised
 from tests.store.world import Unsynced
@@ -128,7 +128,7 @@ class Lab(Place):
 @cache
 def _warm_up() -> None:
     """Import, and let hydra look for its plugins, once for all forks."""
-    for module in ("mml_ray.schedulers.launch", "mml_ray.prepare.variants", "tests.chaos.scheduler", "threadpoolctl"):
+    for module in ("mml_ray.launch", "mml_ray.prepare.variants", "tests.chaos.scheduler", "threadpoolctl"):
         importlib.import_module(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MML_CONFIGS_PATH", str(HERE / "configs"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_ray.store.journal import encode
+from mml_ray.journal.log import encode
 from tests.chaos.lab import Lab, again_and_again
 from tests.integration.harness import commits
 

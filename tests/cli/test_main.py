@@ -38,7 +38,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
 
 def engine_is(launch: Callable[[RunRequest], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a function in the place of the module that starts runs."""
-    monkeypatch.setitem(sys.modules, "mml_ray.schedulers.launch", SimpleNamespace(launch=launch))
+    monkeypatch.setitem(sys.modules, "mml_ray.launch", SimpleNamespace(launch=launch))
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mml_ray.data import decoded as decoded_module
-from mml_ray.data import loaders, node_cache
-from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter, compact, mask_key
+from mml_ray.data import loaders
+from mml_ray.data.cache import decoded as decoded_module
+from mml_ray.data.cache import node as node_cache
+from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter, compact, mask_key
+from mml_ray.data.cache.node_folder import Claim, default_cache_dir
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.loaders.image import OpenCVImage
-from mml_ray.data.node_folder import Claim, default_cache_dir
 from mml_ray.data.options import DataTask
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit
@@ -238,7 +239,7 @@ def test_only_one_process_writes_the_others_decode(tmp_path: Path, decoded: list
         tmp_path / "cache",
         node_cache.cache_definition(str(tmp_path / "raw"), pipeline=DEFINITION["pipeline"], loaders={}),
     )
-    code = f"from mml_ray.data.node_folder import Claim; from pathlib import Path; import time; c = Claim(Path({str(folder)!r}));"
+    code = f"from mml_ray.data.cache.node_folder import Claim; from pathlib import Path; import time; c = Claim(Path({str(folder)!r}));"
     code += "print(c.acquire(), flush=True); time.sleep(60)"
     rival = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert rival.stdout is not None and rival.stdout.readline().strip() == "True"
@@ -264,7 +265,7 @@ def test_large_tasks_and_full_disks_are_not_stored(tmp_path: Path, decoded: list
         list(growing(tmp_path, cache_max_size=11).train_dataloader())
     assert len(told) == 1
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr("mml_ray.data.decoded._KEEP_FREE", 1 << 60)
+    monkeypatch.setattr("mml_ray.data.cache.decoded._KEEP_FREE", 1 << 60)
     list(growing(tmp_path).train_dataloader())
     assert not list((tmp_path / "cache").glob("*/part-*")) and len(decoded) == 16
 

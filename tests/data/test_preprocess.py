@@ -12,7 +12,7 @@ import pytest
 
 from mml_ray.data import preprocess
 from mml_ray.data.augment import build_preprocessing
-from mml_ray.data.cache import STORE_FOLDER, ArrowReader, ArrowWriter, mask_key
+from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter, mask_key
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.data.options import DataTask, Preprocessing

@@ -10,15 +10,15 @@ from types import ModuleType
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec, Workload
+from mml_ray.driver.environment import release_threads
 from mml_ray.driver.executor import Executor, FailurePolicy, Interrupt, RunSummary, run_plan
 from mml_ray.driver.graph import Board, Entry, build_plan
 from mml_ray.driver.inline import InlineExecutor
 from mml_ray.driver.progress import LogTail, PlainDisplay
 from mml_ray.driver.resources import Node, Resources, check_feasible
-from mml_ray.driver.surroundings import release_threads
 from mml_ray.driver.worker import AttemptContext
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.run import RunStore, current_owner
+from mml_ray.store.run.store import RunStore, current_owner
 from tests.integration.harness import journal
 
 Ask = Callable[[CommandSpec], Resources]
@@ -132,7 +132,7 @@ class Arena:
 
     @staticmethod
     def _host(store: RunStore, run_dir: Path, roots: dict[str, str]) -> Any:
-        from mml_ray.store import actor
+        from mml_ray.journal import actor
 
         store.hand_over()
         return actor.host(str(run_dir), roots=roots, owner=current_owner())
@@ -140,7 +140,7 @@ class Arena:
     def _on_ray(
         self, workload: Workload, client: Any, manager: MMLFileManager, context: AttemptContext, commands: Sequence[CommandSpec]
     ) -> Executor:
-        from mml_ray.driver.on_ray import RayExecutor
+        from mml_ray.driver.ray.executor import RayExecutor
 
         return RayExecutor(
             workload,

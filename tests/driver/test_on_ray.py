@@ -15,16 +15,16 @@ import pytest
 
 from mml_ray import api, plugins
 from mml_ray.cli import main
-from mml_ray.driver import on_ray
 from mml_ray.driver.executor import FailurePolicy
 from mml_ray.driver.graph import Entry, build_plan
+from mml_ray.driver.ray import executor as on_ray
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
-from mml_ray.schedulers import session
+from mml_ray.runs import session
 from mml_ray.schedulers.base import AbstractBaseScheduler
 from mml_ray.store import assignments
 from mml_ray.store.manager import MMLFileManager
-from mml_ray.store.run import read_run
+from mml_ray.store.run.store import read_run
 from tests.chaos.lab import PROJECT, Lab
 from tests.driver import arena as arena_module
 from tests.driver.arena import Arena, Methods, by_value

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mml_ray.driver import session_folders
-from mml_ray.store.owner import current_owner
+from mml_ray.driver.ray import session_folders
+from mml_ray.journal.owner import current_owner
 from tests.integration.harness import survivors, wait_for
 from tests.patience import promised
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the reaper read
 _DRIVER = """
 import json, os, subprocess, sys, time
 from pathlib import Path
-from mml_ray.driver.reaper import MARK, Reaper
+from mml_ray.driver.ray.reaper import MARK, Reaper
 folder = Path(sys.argv[1])
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 pids = {"user's, before": subprocess.Popen(sleep).pid}

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mml_ray.driver.command import CommandSpec, Outcome
+from mml_ray.driver.environment import release_threads
 from mml_ray.driver.resources import Resources
-from mml_ray.driver.surroundings import release_threads
 from mml_ray.driver.worker import AttemptContext, current_seed, current_threads, prepare_torch, run_attempt
 from mml_ray.errors import CommandInterrupted, DiskFullError, FencedError
 from mml_ray.store.manager import MMLFileManager

@@ -18,7 +18,7 @@ import pytest
 
 from mml_ray import cli
 from mml_ray.driver.executor import RunSummary
-from mml_ray.schedulers.session import Session
+from mml_ray.runs.session import Session
 from tests.integration.harness import Place, commits, journal
 from tests.patience import GUARD
 

@@ -23,12 +23,12 @@ import torch
 
 from mml_ray import cli
 from mml_ray.composition.compose import compose_run
+from mml_ray.data.cache.node_folder import Claim
 from mml_ray.data.dataset import TaskDataset
-from mml_ray.data.node_folder import Claim
+from mml_ray.launch import build_scheduler
 from mml_ray.models.checkpoint import load_weights
 from mml_ray.registry import registry
 from mml_ray.schedulers import components
-from mml_ray.schedulers.launch import build_scheduler
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
@@ -465,7 +465,7 @@ def test_a_password_is_written_nowhere(here: Here) -> None:
 
 def test_progress_of_a_creation_reaches_the_run(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     from mml_ray.schedulers import reporting
-    from mml_ray.store.run import RunStore
+    from mml_ray.store.run.store import RunStore
 
     told: list[dict[str, Any]] = []
     before = RunStore.report

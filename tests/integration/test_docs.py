@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mml_ray.composition.compose import compose_run
+from mml_ray.console import runs
 from mml_ray.console.flags import parse
 from mml_ray.errors import UserError
-from mml_ray.report import runs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationException, StorageError, UnknownNameError
+from mml_ray.prepare.checks.integrity import IntegrityReport, stored_report
 from mml_ray.prepare.context import CreationContext, current
 from mml_ray.prepare.create import create_dataset, create_task, dataset_of_task, known_tasks
 from mml_ray.prepare.dataset import DSetCreator
-from mml_ray.prepare.integrity import IntegrityReport, stored_report
 from mml_ray.prepare.iterators import get_iterator_and_mapping_from_image_dataset
 from mml_ray.prepare.registration import call_creator, create_creator_func, register_dsetcreator, register_taskcreator
 from mml_ray.prepare.task import TaskCreator

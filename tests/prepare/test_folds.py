@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mml_ray.errors import DataError
+from mml_ray.prepare.checks.integrity import IntegrityReport, check_integrity
 from mml_ray.prepare.folds import check_existing_folds, split_folds
-from mml_ray.prepare.integrity import IntegrityReport, check_integrity
 from mml_ray.tasks.attributes import TaskType
 from tests.tasks import builders
 

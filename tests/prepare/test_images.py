@@ -9,8 +9,8 @@ import pytest
 
 from mml_ray.errors import BrokenSampleError
 from mml_ray.prepare import images
+from mml_ray.prepare.checks.stats import infer_stats, summarize
 from mml_ray.prepare.images import look_at, read_image, read_mask, write_png
-from mml_ray.prepare.stats import infer_stats, summarize
 from tests.prepare.makers import picture, write
 from tests.prepare.test_archives_fuzz import mutate
 

@@ -16,7 +16,7 @@ import pytest
 from mml_ray.errors import ArchiveError, BrokenSampleError, DataError, MMLMisconfigurationException
 from mml_ray.prepare.create import create_dataset, create_task, dataset_of_task, known_tasks
 from mml_ray.prepare.images import read_mask
-from mml_ray.prepare.table_files import as_list, as_number, read_table
+from mml_ray.prepare.own.table_files import as_list, as_number, read_table
 from mml_ray.prepare.variants import ensure_task
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import License, Modality, TaskType

@@ -10,7 +10,7 @@ import pytest
 
 from mml_ray.errors import DataError, MMLMisconfigurationException, TaskNotFoundError
 from mml_ray.prepare.context import activated
-from mml_ray.prepare.own_data import Record, describe
+from mml_ray.prepare.own.records import Record, describe
 from mml_ray.prepare.preprocessed import (
     check_definition,
     check_preprocessed,

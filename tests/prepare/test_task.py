@@ -18,8 +18,8 @@ from mml_ray.errors import (
     StorageError,
 )
 from mml_ray.prepare import images
+from mml_ray.prepare.checks.facts import load_facts
 from mml_ray.prepare.context import activated
-from mml_ray.prepare.facts import load_facts
 from mml_ray.prepare.iterators import (
     get_iterator_and_mapping_from_image_dataset,
     get_iterator_from_segmentation_dataset,

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from mml_ray import cli
-from mml_ray.driver.surroundings import CommandLog
+from mml_ray.console import runs
+from mml_ray.driver.environment import CommandLog
 from mml_ray.errors import UnknownNameError
-from mml_ray.report import overview, runs
-from mml_ray.report.history import history
-from mml_ray.store.run import RunStore
+from mml_ray.report import overview
+from mml_ray.runs.history import history
+from mml_ray.store.run.store import RunStore
 from tests.patience import GUARD
 
 
@@ -244,7 +245,7 @@ def test_history_is_the_median_by_command_and_passes_over_broken_runs(results: P
 
 
 def _set_seconds(path: Path, seconds: float) -> None:
-    from mml_ray.store import journal
+    from mml_ray.journal import log as journal
 
     operations = journal.read(path).operations
     for operation in operations:

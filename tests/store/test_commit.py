@@ -17,9 +17,9 @@ import pytest
 
 from mml_ray import atomic
 from mml_ray.errors import CommandError, FencedError, PlanMismatchError, StorageError
-from mml_ray.store import model_updates
-from mml_ray.store.run import read_run, verify
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.store.run import model_updates
+from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.store import read_run, verify
 from tests.store.world import MODELS, PARAMETERS, PLAIN, World, artifact, dead_owner, done, fork, outcome, plan, start
 
 
@@ -476,7 +476,7 @@ def test_two_runs_that_change_one_model_storage_at_once_lose_nothing(tmp_path: P
 def test_a_run_that_sleeps_while_it_changes_a_model_storage_does_not_stop_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mml_ray.store.model_updates.PATIENCE", 0.1)
+    monkeypatch.setattr("mml_ray.store.run.model_updates.PATIENCE", 0.1)
     path = tmp_path / "model.json"
     path.write_text("{}")
     descriptor = os.open(tmp_path, os.O_RDONLY)
@@ -511,7 +511,7 @@ def test_models_of_a_project_that_may_only_be_read_do_not_stop_the_run(
 
 
 def _without_updates(path: Path) -> bytes:
-    from mml_ray.store.model_updates import original
+    from mml_ray.store.run.model_updates import original
 
     found = original(path)
     assert found is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mml_ray import atomic
-from mml_ray.store import cleaning
+from mml_ray.store.run import cleaning
 from tests.store.crash_fs import Crash, Recorder
 from tests.store.world import Unsynced, World, dead_owner, drive, exhaust, final_state
 

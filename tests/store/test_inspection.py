@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from mml_ray.store.inspection import find_runs, read_run, run_info, verify
-from mml_ray.store.journal import encode
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.journal.log import encode
+from mml_ray.store.run.inspection import find_runs, read_run, run_info, verify
+from mml_ray.store.run.publish import settle_artifacts
 from tests.store.world import World, artifact, done, outcome, start
 
 

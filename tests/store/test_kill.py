@@ -88,7 +88,11 @@ def _die_at(world: World, n: int) -> None:
     import os
     import signal
 
-    from mml_ray.store import cleaning, journal, lease, markers, model_updates, opening, run, settle
+    from mml_ray.journal import lease
+    from mml_ray.journal import log as journal
+    from mml_ray.store.run import cleaning, markers, model_updates, opening
+    from mml_ray.store.run import publish as settle
+    from mml_ray.store.run import store as run
 
     count = 0
 

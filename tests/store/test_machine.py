@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mml_ray import atomic, failpoints
 from mml_ray.errors import FencedError, MMLError
-from mml_ray.store.run import RunStore, read_run, verify
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.store import RunStore, read_run, verify
 from tests.store.world import PARAMETERS, Unsynced, World, dead_owner, outcome, plan
 
 KEYS = [f"c{number}" for number in range(4)]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mml_ray import atomic, failpoints
 from mml_ray.errors import MMLMisconfigurationException, StorageError
-from mml_ray.store.markers import read_marker
-from mml_ray.store.numbering import Target, slot, target
+from mml_ray.journal.numbering import Target, slot, target
 from mml_ray.store.paths import Roots
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.store.run.markers import read_marker
+from mml_ray.store.run.publish import settle_artifacts
 from tests.store.world import MODELS, PARAMETERS, PLAIN, TEMP, Unsynced, World, artifact, dead_owner, outcome, plan, start
 
 
@@ -193,7 +193,7 @@ def test_runs_never_get_the_same_name(
 
 
 def test_foreign_files_that_take_every_number_end_in_a_clear_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mml_ray.store import reserving
+    from mml_ray.store.run import reserving
 
     store = world.planned(1)
     attempt = start(store, "c0")
@@ -320,7 +320,7 @@ def test_finishing_removes_enabled_keys_temp_and_checkpoints_of_this_run_only(tm
     assert [path.exists() for path in paths["theirs"]] == [True, True, True], "nothing is removed if the run fails"
     assert not (world.run_dir / "TEMP").exists() and not (world.run_dir / "CHECKPOINTS").exists()
     assert (other.run_dir / "CHECKPOINTS/c0/last.ckpt").exists()
-    from mml_ray.store.run import verify
+    from mml_ray.store.run.store import verify
 
     assert verify(world.run_dir) == [] == verify(other.run_dir)
 

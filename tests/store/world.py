@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray import atomic
-from mml_ray.store import journal
-from mml_ray.store.owner import current_owner
-from mml_ray.store.run import RunStore, read_run, verify
-from mml_ray.store.settle import settle_artifacts
+from mml_ray.journal import log as journal
+from mml_ray.journal.owner import current_owner
+from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.store import RunStore, read_run, verify
 
 PARAMETERS = {"key": "parameters", "template": "PROJ_PATH/PARAMETERS/TASK_NAME/model.bin", "numbering": True}
 MODELS = {"key": "models", "template": "PROJ_PATH/MODELS/TASK_NAME/FILE_NAME", "numbering": True}

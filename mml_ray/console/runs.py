@@ -1,0 +1,198 @@
+"""``mml-ray runs``: which runs there are, where each stands, and whether its artifacts are intact. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mml_ray import env
+from mml_ray.errors import EXIT_FAILED, EXIT_OK, EXIT_USER, MMLMisconfigurationException, UnknownNameError
+from mml_ray.journal.owner import describe
+from mml_ray.report.ending import took
+from mml_ray.report.overview import list_runs, show_run
+from mml_ray.report.tables import Table
+from mml_ray.store.paths import RunPaths
+from mml_ray.store.run.inspection import read_run, verify
+
+_ACTIONS = ("list", "show", "verify")
+_OPTIONS = ("--json", "--results", "--proj", "--artifacts")
+
+
+def main(argv: Sequence[str]) -> int:
+    """``mml-ray runs [list|show <run>|verify <run>] [--json]``; returns the exit code (``verify``: 1 if something is wrong)."""
+    env.load()
+    arguments = list(argv)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "list")
+    if not arguments[0].startswith("-") and arguments[0] not in _ACTIONS:
+        raise UnknownNameError.of("action of mml-ray runs", arguments[0], _ACTIONS)
+    given = _parser().parse_args(arguments)
+    results = Path(given.results or os.environ.get("MML_RESULTS_PATH") or "mml_results").absolute()
+    if given.action == "list":
+        return _list(results, given)
+    folder = find(given.run, results, given.proj)
+    return _show(folder, given) if given.action == "show" else _verify(folder, given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong arguments as all of mml-ray does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises MMLMisconfigurationException; an unknown option: UnknownNameError."""
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if unknown is not None:
+            raise UnknownNameError.of("option of mml-ray runs", unknown[1], _OPTIONS)
+        raise MMLMisconfigurationException(f"{self.prog}: {message} ({self.prog} --help tells more).")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mml-ray runs", description="Look at runs; nothing is started or changed.")
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="for programs")
+    common.add_argument("--results", metavar="FOLDER", help="results root (default: MML_RESULTS_PATH, else ./mml_results)")
+    common.add_argument("--proj", metavar="NAME", help="only this project")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(_ACTIONS))
+    actions.add_parser("list", parents=[common], help="all runs, the newest first (also without any action)")
+    show = actions.add_parser(
+        "show", parents=[common], help="the commands of a run: state, attempts, durations, nodes, artifacts"
+    )
+    show.add_argument("--artifacts", action="store_true", help="list the files that were committed, too")
+    check = actions.add_parser("verify", parents=[common], help="measure all artifacts again")
+    for action in (show, check):
+        action.add_argument(
+            "run",
+            nargs="?",
+            default="latest",
+            help="latest (default), <project>, <project>/<day>/<time>, <day>/<time>, or a run folder",
+        )
+    return parser
+
+
+# -- which -----------------------------------------------------------------------------------------------------------------
+def find(wanted: str, results: Path, project: str | None) -> Path:
+    """The run folder that ``wanted`` names.
+
+    Raises:
+        UnknownNameError: there is none; names those that are there.
+    """
+    if RunPaths(Path(wanted)).journal.exists():
+        return Path(wanted).absolute()
+    runs = _runs(results, project)
+    named = [run for run in runs if wanted in ("latest", f"{run['project']}/{run['run']}", run["run"], run["project"])]
+    if not named:
+        there = [f"{run['project']}/{run['run']}" for run in runs[:20]]
+        raise UnknownNameError.of("run", wanted, there, f"Results root: {results}.")
+    return Path(named[0]["path"])
+
+
+def _runs(results: Path, project: str | None) -> list[dict[str, Any]]:
+    if not results.is_dir():
+        raise MMLMisconfigurationException(f"There is no results root {results}: give --results, or set MML_RESULTS_PATH.")
+    if project is not None and not (results / project).is_dir():
+        there = [folder.name for folder in results.iterdir() if (folder / "runs").is_dir()]
+        raise UnknownNameError.of("project", project, there, f"Results root: {results}.")
+    return list_runs(results, project)
+
+
+# -- list ------------------------------------------------------------------------------------------------------------------
+def _list(results: Path, given: argparse.Namespace) -> int:
+    runs = _runs(results, given.proj)
+    if given.json:
+        print(json.dumps(runs, indent=2))
+        return EXIT_OK
+    if not runs:
+        print(f"No runs in {results}.")
+        return EXIT_OK
+    rows = [[run["project"], run["run"], run["mode"], run["state"], f"{run['committed']}/{run['total']}"] for run in runs]
+    Table(f"Runs in {results}", ["project", "run", "mode", "state", "done"], rows).print()
+    for run in runs:
+        if run["owner"] or run["broken"]:
+            said = f"held by {describe(run['owner'])}" if run["owner"] else run["broken"]
+            print(f"{run['project']}/{run['run']}: {said}")
+    return EXIT_OK
+
+
+# -- show ------------------------------------------------------------------------------------------------------------------
+def _show(folder: Path, given: argparse.Namespace) -> int:
+    run = show_run(folder)
+    code = EXIT_USER if run["broken"] else EXIT_OK
+    if given.json:
+        print(json.dumps(run, indent=2))
+        return code
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["opened"])) if run["opened"] else "unknown"
+    print(f"Run {folder}")
+    print(
+        f"{run['mode'] or 'mode unknown'}, {run['state']}, {run['committed']} of {run['total']} commands committed, began {began}"
+    )
+    if run["owner"]:
+        print(f"Held by {describe(run['owner'])}.")
+    if run["broken"]:
+        print(f"{run['broken']} Below is what could be read before that.")
+    print(f"Configuration: {RunPaths(folder).config}\nLogs: {RunPaths(folder).logs}\n")
+    columns = ["no", "command", "parameters", "state", "tries", "seconds", "node", "files"]
+    if run["commands"]:
+        Table("Commands", columns, [_row(item) for item in run["commands"]]).print()
+    for line in _troubles(run["commands"]):
+        print(line)
+    if given.artifacts:
+        _print_artifacts(run["commands"], folder)
+    return code
+
+
+def _row(item: Mapping[str, Any]) -> list[str]:
+    seconds = item["seconds"]
+    return [
+        str(item["position"]),
+        item["name"],
+        item["title"].removeprefix(item["name"]).strip(),
+        item["state"],
+        str(len(item["attempts"])),
+        "" if seconds is None else f"{seconds:.1f}",
+        item["node"],
+        str(len(item["artifacts"])),
+    ]
+
+
+def _troubles(commands: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{item['title']}, attempt {attempt['number']} {attempt['reason']}: {textwrap.shorten(attempt['message'], 400, placeholder=' ...')}"
+        for item in commands
+        for attempt in item["attempts"]
+        if attempt["reason"] not in ("", "repeated")
+    ]
+
+
+def _print_artifacts(commands: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    files = [(item["position"], file) for item in commands for file in item["artifacts"]]
+    common = os.path.commonpath([str(folder), *(file["path"] for _, file in files)])
+    rows = [[str(number), _size(file["size"]), os.path.relpath(file["path"], common)] for number, file in files]
+    if rows:
+        Table(f"Files in {common}", ["no", "size", "path"], rows).print()
+    else:
+        print("No files were committed.")
+
+
+def _size(size: int) -> str:
+    return f"{size} B" if size < 1024 else f"{size / 2**10:.1f} KiB" if size < 2**20 else f"{size / 2**20:.1f} MiB"
+
+
+# -- verify ----------------------------------------------------------------------------------------------------------------
+def _verify(folder: Path, given: argparse.Namespace) -> int:
+    began = time.monotonic()
+    problems = verify(folder)
+    count = len(read_run(folder).artifacts)
+    if given.json:
+        print(json.dumps({"path": str(folder), "artifacts": count, "problems": problems}, indent=2))
+    elif problems:
+        print("\n".join(problems))
+        print(f"{len(problems)} problem(s) with {count} files of {folder}.")
+    else:
+        print(f"All {count} files of {folder} are as they were committed (checked in {took(time.monotonic() - began)}).")
+    return EXIT_FAILED if problems else EXIT_OK

@@ -1,0 +1,249 @@
+"""From a composed configuration to a finished run: which run, which scheduler, and what to tell the user at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mml_ray.composition.compose import compose_run, settings_of_options
+from mml_ray.composition.request import RunRequest
+from mml_ray.composition.secrets import SECRETS, take_secrets, without_secrets
+from mml_ray.driver.executor import RunSummary
+from mml_ray.errors import MMLMisconfigurationException, PlanMismatchError, UnknownNameError
+from mml_ray.runs import session
+from mml_ray.schedulers import tasklist
+from mml_ray.schedulers.base import AbstractBaseScheduler, NoSubroutineError
+from mml_ray.store.paths import RunPaths
+from mml_ray.store.run.store import find_runs, read_run
+
+log = logging.getLogger(__name__)
+
+#: what may be set anew when a run is continued: where it runs, not what it computes
+RUNTIME_KEYS = ("sys", "resources", "logging", "data_dir", "out_dir", "num_workers", "continue", "proj", "proj_path")
+
+
+def launch(request: RunRequest) -> RunSummary:
+    """Run (or continue, or only print the plan of) what was asked for.
+
+    Raises:
+        UserError: what is wrong, before anything has started.
+    """
+    run_dir: Path | None = None
+    cfg = request.cfg
+    if cfg.get("continue", False):
+        run_dir = chosen_run(cfg, mode=str(cfg.mode.id) if request.mode is not None else None)
+        cfg = restored_config(run_dir, request)
+    scheduler = build_scheduler(cfg)
+    if request.flags.auto_continue and run_dir is None:
+        run_dir = unfinished_run(scheduler)
+    if request.flags.plan:
+        from mml_ray.runs.preview import print_plan
+
+        print_plan(scheduler, run_dir=run_dir, as_json=request.flags.plan == "json")
+        return RunSummary()
+    if run_dir is not None and _is_finished(run_dir):
+        print(f"Run {run_dir} is finished: nothing is left to do.")
+        return RunSummary()
+    return session.run(scheduler, run_dir=run_dir, choices=request.choices)
+
+
+def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
+    """The scheduler of a configuration, planned; see :func:`scheduler_class` for what is raised."""
+    return scheduler_class(cfg)(cfg=cfg)  # type: ignore[call-arg]  # a subclass knows its subroutines
+
+
+def subroutines(cfg: DictConfig) -> list[str]:
+    """What ``mode.subroutines`` may name: a scheduler says it first of all when it is made, so none is made to the end."""
+    with open_dict(cfg):
+        cfg.mode.subroutines = []
+    kind = scheduler_class(cfg)
+    unmade = kind.__new__(kind)
+    with contextlib.suppress(NoSubroutineError):
+        kind.__init__(unmade, cfg)  # type: ignore[call-arg]
+    return unmade.available_subroutines
+
+
+def scheduler_class(cfg: DictConfig) -> type[AbstractBaseScheduler]:
+    """The class that ``mode.scheduler._target_`` names.
+
+    Raises:
+        MMLMisconfigurationException: the class cannot be imported, or is no scheduler.
+    """
+    target = str(OmegaConf.select(cfg, "mode.scheduler._target_", default=""))
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MMLMisconfigurationException(
+            f"mode.scheduler._target_='{target}' cannot be imported: {error}. It is the full name of a scheduler class, "
+            "such as mml_ray.schedulers.train.TrainingScheduler."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, AbstractBaseScheduler)):
+        raise MMLMisconfigurationException(f"mode.scheduler._target_='{target}' is no AbstractBaseScheduler.")
+    return found
+
+
+# -- continue ------------------------------------------------------------------------------------------------------------------------
+def project_dir(cfg: DictConfig) -> Path:
+    """``<results root>/<project>``."""
+    return Path(str(cfg.out_dir)).absolute() / str(cfg.proj)
+
+
+def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
+    """The run folder that ``continue`` names: ``<day>/<time>``, or ``latest``, by the journals' own time: of the mode that was
+    given, else of any but those that only look (``info``).
+
+    Raises:
+        MMLMisconfigurationException: there is none; names those that are there.
+    """
+    project = project_dir(cfg)
+    runs = find_runs(project)
+    wanted = str(cfg["continue"])
+    if not runs:
+        raise MMLMisconfigurationException(f"continue={wanted}: project '{cfg.proj}' has no run in {project / 'runs'}.")
+    if wanted == "latest":
+        # a broken run that is the newest must be seen, not passed over
+        fitting = [
+            run for run in runs if (run.mode == mode if mode is not None else run.mode != "info") or (run.broken and run.opened)
+        ]
+        fitting = fitting or [run for run in runs if not run.mode]  # killed before it began, which is said further down
+        if mode is not None and not fitting:
+            there = ", ".join(sorted({run.mode for run in runs if run.mode}))
+            raise MMLMisconfigurationException(
+                f"continue=latest: project '{cfg.proj}' has no run of mode {mode}, only of: {there}."
+            )
+        return Path((fitting or runs)[0].path)
+    folder = project / "runs" / wanted
+    if not folder.is_dir():
+        ids = [str(Path(run.path).relative_to(project / "runs")) for run in runs]
+        raise UnknownNameError.of("run", wanted, ids, "Or continue=latest.")
+    return folder
+
+
+def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
+    """The configuration the run was started with, and of the new call what concerns where it runs.
+
+    Raises:
+        PlanMismatchError: an override that would change what is computed.
+    """
+    path = RunPaths(run_dir).config
+    if not path.exists():
+        raise MMLMisconfigurationException(f"{path} is missing: the run was killed before it began; start a new one.")
+    stored = _stored_config(path)
+    _refuse_changes(stored, request, read_run(run_dir).manifest.get("choices") or {})
+    take_secrets(stored, request.cfg)
+    with open_dict(stored):
+        for key in RUNTIME_KEYS:
+            if key in request.cfg and _was_overridden(key, request.overrides):
+                stored[key] = OmegaConf.masked_copy(request.cfg, [key])[key]
+        for key in ("continue", "out_dir", "proj"):
+            stored[key] = request.cfg[key]
+        if stored.get("tagging", None):  # the names of the tasks have their tags by now
+            stored["tagging"] = {"all": False, "variants": []}
+        if not Path(str(stored["data_dir"])).is_dir():  # the data was moved: where it is by now
+            stored["data_dir"] = request.cfg["data_dir"]
+    return stored
+
+
+def _stored_config(path: Path) -> DictConfig:
+    try:
+        stored = OmegaConf.load(path)
+        if isinstance(stored, DictConfig):
+            return stored
+        problem = f"it holds a {type(stored).__name__}"
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        problem = " ".join(str(error).split())
+    raise MMLMisconfigurationException(
+        f"{path} is no configuration of a run: {problem}. It is written once, so something else changed it: restore it, or start a new run."
+    )
+
+
+def _was_overridden(key: str, overrides: tuple[str, ...]) -> bool:
+    names = [_name(override) for override in overrides]
+    return any(name == key or name.startswith(f"{key}.") for name in names)
+
+
+def _refuse_changes(stored: DictConfig, request: RunRequest, choices: Mapping[str, str]) -> None:
+    """``choices``: the option of each group that the run was started with, as far as it is known. The same one may be named
+    again, whatever else was set in its place; another one if the settings that come from it are those of the run.
+    """
+    mode = str(stored.mode.id)
+    if request.mode is not None and str(request.cfg.mode.id) != mode:
+        raise PlanMismatchError(
+            f"mode={request.mode} cannot be changed when a run is continued: continue={request.cfg['continue']} is a run of mode {mode}. "
+            "Leave the mode out, or start a new run."
+        )
+    given = [override for override in request.overrides if not (override.startswith("mode=") or _may_change(_name(override)))]
+    if not given:
+        return
+    argv = [f"mode={mode}", *(override for override in request.overrides if not override.startswith("mode="))]
+    again = request if request.mode is not None else compose_run(argv)
+    cfg = without_secrets(again.cfg)
+    tasklist.expand(cfg)  # as that of the run was
+    options = settings_of_options(argv)
+    for override in given:
+        group = override.lstrip("+~").split("=")[0]
+        if override in options and group in choices and again.choices.get(group) == choices[group]:
+            continue
+        for key in sorted(options.get(override, [_name(override)]), key=lambda key: key.count(".")):
+            wanted, had = (_plain(OmegaConf.select(settings, key, default=None)) for settings in (cfg, stored))
+            if wanted == had or _may_change(key):
+                continue
+            there = json.dumps(had, default=str)[:200]
+            raise PlanMismatchError(
+                f"{override} cannot be changed when a run is continued: it was started with "
+                f"{f'{key}={there}' if override in options else there}. "
+                f"Leave it out, or start a new run. May be changed: {', '.join(RUNTIME_KEYS[:-3])}."
+            )
+
+
+def _may_change(key: str) -> bool:
+    return key.split(".")[0] in RUNTIME_KEYS or key in SECRETS
+
+
+def _name(override: str) -> str:
+    """The setting of an override; of a group (``logging/render=none``) that of its usual place."""
+    return override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".")
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def unfinished_run(scheduler: AbstractBaseScheduler) -> Path | None:
+    """The newest run of the project with the same plan and configuration that is not finished; ``None``: there is none."""
+    assert scheduler.plan is not None
+    wanted = _what_counts(scheduler.cfg)
+    for run in find_runs(scheduler.fm.proj_path):
+        paths = RunPaths(Path(run.path))
+        if run.finished or not paths.config.exists() or not paths.plan.exists():
+            continue
+        try:
+            if json.loads(paths.plan.read_text())["fingerprint"] != scheduler.plan.fingerprint:
+                continue
+            stored = _stored_config(paths.config)
+        except (OSError, ValueError, KeyError, TypeError, MMLMisconfigurationException) as error:
+            log.warning("Run %s is not continued: %s", run.path, error)
+            continue
+        if _what_counts(stored) == wanted:
+            return Path(run.path)
+    return None
+
+
+def _what_counts(cfg: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(without_secrets(cfg), resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key not in RUNTIME_KEYS}
+
+
+def _is_finished(run_dir: Path) -> bool:
+    return bool(read_run(run_dir).finished)

@@ -1,0 +1,162 @@
+"""Removing files of a run, so that a name which somebody else took meanwhile is never touched.
+
+Before a file is removed the journal says so, with the file's inode, time of change and size: after a kill in between only that
+very file is removed at the next open, not a later one of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mml_ray import atomic
+from mml_ray.failpoints import failpoint
+from mml_ray.journal.log import Operation
+from mml_ray.store.paths import Roots, RunPaths
+from mml_ray.store.run import model_updates
+from mml_ray.store.run.inspection import holds, pending_updates, run_folders
+from mml_ray.store.run.markers import read_marker
+from mml_ray.store.run.state import Identity, RunState
+
+_MISSING: Identity = (0, 0, 0)
+_MODELS = "models"
+#: what :func:`mml_ray.atomic.replacing` calls a file until it is whole
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?")
+UNCOMMITTED = "uncommitted"
+
+
+class Cleaner:
+    """Removes files of one run; ``append`` journals durably."""
+
+    def __init__(self, paths: RunPaths, roots: Roots, state: RunState, append: Callable[[Sequence[Operation]], None]) -> None:
+        self._paths, self._roots, self._state, self._append = paths, roots, state, append
+        self._given_up: dict[str, Identity] = {}
+
+    def release(self, stored: Iterable[str], why: str) -> None:
+        """Give up these stored paths and remove their files; also what an earlier call could not remove.
+
+        ``why=uncommitted``: a file that another run of the project has taken the name for meanwhile stays.
+        """
+        self._remove_given_up()
+        identities = {path: _identity(self._roots.absolute(path)) for path in dict.fromkeys(stored)}
+        if why == UNCOMMITTED:
+            for path, found in identities.items():
+                if found != _MISSING and self._is_of_another_run(self._roots.absolute(path)):
+                    identities[path] = _MISSING
+        if identities:
+            self._append([("paths_released", {"paths": {path: list(item) for path, item in identities.items()}, "why": why})])
+            self._given_up.update(identities)
+            self._remove_given_up()
+        if why == UNCOMMITTED:
+            files = [self._roots.absolute(path) for path in identities]
+            _sweep_beside(file for file in files if not self._is_of_another_run(file))
+
+    def _is_of_another_run(self, file: Path) -> bool:
+        marker = read_marker(file)
+        if marker is not None:
+            return bool(marker.get("run") != self._state.run)
+        others = (folder for folder in run_folders(self._roots.project) if not folder.samefile(self._paths.run_dir))
+        return any(holds(folder, file) for folder in others)
+
+    def finish_releases(self) -> None:
+        """Remove what former owners had given up and not removed."""
+        self._given_up.update(self._state.released)
+        self._remove_given_up()
+
+    def _remove_given_up(self) -> None:
+        folders: dict[Path, None] = {}
+        for path, identity in list(self._given_up.items()):
+            file = self._roots.absolute(path)
+            if _unlink(file, identity):
+                folders[file.parent] = None
+            del self._given_up[path]
+        for folder in folders:
+            atomic.sync_folder(folder)
+
+    def sweep(self, token: int) -> None:
+        """Remove the temporary files that owners before ``token`` left behind when they were killed.
+
+        Only those not younger than the claim of this token: a process that competes for the run may be writing others just now.
+        """
+        claimed = os.stat(self._paths.claims / str(token)).st_mtime_ns
+        run = self._state.run[:12]
+        places = {self._roots.absolute(series.rpartition("/")[0]): rf"\..*\.{run}\.tmp" for series in self._state.bases}
+        for path in pending_updates(self._state):
+            file = self._roots.absolute(path)
+            own = rf"\.{re.escape(file.stem)}\.[0-9a-f]{{12}}\.tmp{re.escape(file.suffix)}"
+            places[file.parent] = f"{places[file.parent]}|{own}" if file.parent in places else own
+        places[self._paths.run_dir] = r"\..*\.tmp(\..*)?"
+        places[self._paths.claims] = r"\..*\.tmp"
+        for folder, pattern in places.items():
+            with contextlib.suppress(FileNotFoundError):
+                for name in atomic.fs.listdir(folder):
+                    if re.fullmatch(pattern, name) and os.stat(folder / name).st_mtime_ns <= claimed:
+                        atomic.fs.unlink(folder / name)
+        self._sweep_beside_artifacts(claimed)
+
+    def _sweep_beside_artifacts(self, until: int | None = None) -> None:
+        """What attempts that were killed had begun to write beside the artifacts that others have committed by now. Another run may
+        change a model storage just now, so their folders are locked meanwhile.
+        """
+        files: dict[bool, list[Path]] = {True: [], False: []}
+        for path, item in self._state.artifacts.items():
+            files[item["key"] == _MODELS].append(self._roots.absolute(path))
+        _sweep_beside(files[False], until)
+        for folder in {file.parent for file in files[True] if file.parent.is_dir()}:
+            with model_updates.alone(folder):
+                _sweep_beside((file for file in files[True] if file.parent == folder), until)
+
+    def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:
+        """At the end of a run: artifacts of the enabled keys, TEMP and CHECKPOINTS; returns what was removed."""
+        wanted = {key for key, enabled in remove.items() if enabled}
+        artifacts = {path: item["key"] for path, item in self._state.artifacts.items() if item["key"] in wanted}
+        temp = self._roots.stored(self._paths.temp) + "/"
+        temporary = [path for path in self._state.artifacts if path.startswith(temp)]
+        failpoint("finish.before_remove")
+        self._sweep_beside_artifacts()
+        self.release([*artifacts, *temporary], "finished")
+        failpoint("finish.after_remove")
+        atomic.remove_tree(self._paths.temp)
+        atomic.remove_tree(self._paths.checkpoints)
+        failpoint("finish.after_folders")
+        return {"removed": dict(Counter(artifacts.values())), "unused": sorted(wanted - set(artifacts.values()))}
+
+
+def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
+    """Remove the temporary files of writes that never ended, of these files; ``until``: only those not younger (``st_mtime_ns``)."""
+    names: dict[Path, set[str]] = {}
+    for file in files:
+        names.setdefault(file.parent, set()).add(file.name)
+    for folder, known in names.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in atomic.fs.listdir(folder):
+                found = _TEMPORARY.fullmatch(name)
+                if found is None or f"{found[1]}{found[2] or ''}" not in known:
+                    continue
+                if until is None or os.stat(folder / name).st_mtime_ns <= until:
+                    atomic.fs.unlink(folder / name)
+
+
+def _unlink(path: Path, identity: Identity) -> bool:
+    if identity == _MISSING or _identity(path) != identity:
+        return False
+    failpoint("clean.before_unlink")
+    if path.is_dir() and not path.is_symlink():
+        atomic.remove_tree(path)
+    else:
+        atomic.fs.unlink(path)
+    failpoint("clean.after_unlink")
+    return True
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return _MISSING
+    return status.st_ino, status.st_mtime_ns, status.st_size

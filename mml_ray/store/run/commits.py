@@ -1,0 +1,171 @@
+"""Which outcomes may be committed: decided from the state of the run alone, but for the look whether the artifacts are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mml_ray import atomic
+from mml_ray.errors import UserError
+from mml_ray.journal.plain import normalised
+from mml_ray.store.paths import Roots
+from mml_ray.store.run.model_updates import check_delta
+from mml_ray.store.run.state import Attempt, RunState
+
+COMMITTED, REFUSED, CONFLICT = "committed", "refused", "conflict"
+
+
+class NotCommitted(Exception):
+    """Why an outcome is not committed."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def where(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The node and the process of an attempt, if its outcome tells."""
+    return {"node": str(outcome["node"]), "pid": int(outcome.get("pid") or 0)} if outcome.get("node") else {}
+
+
+@dataclass
+class Decision:
+    """The answer to one outcome, and the fields of its ``committed`` operation (``None``: nothing to write)."""
+
+    command: str
+    status: str
+    reason: str = ""
+    fields: dict[str, Any] | None = None
+
+    def answer(self) -> dict[str, str]:
+        """The plain form that the driver gets."""
+        return {"command": self.command, "status": self.status, "reason": self.reason}
+
+
+@dataclass
+class Decider:
+    """Decides outcome after outcome; what it accepted before counts for those that follow."""
+
+    state: RunState
+    roots: Roots
+    at: float
+    _keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    _commands: set[str] = field(default_factory=set)
+
+    def decide(self, outcome: Mapping[str, Any]) -> Decision:
+        """Never raises for what the outcome holds; the decision says what is wrong with it."""
+        command = str(outcome.get("command"))
+        try:
+            attempt = self._current(command, outcome)
+            if attempt is None:
+                return Decision(command, COMMITTED)
+            fields = self._fields(attempt, outcome)
+        except NotCommitted as answer:
+            return Decision(command, answer.status, answer.reason)
+        self._commands.add(command)
+        for task, delta in fields["structs"].items():
+            for key, path in delta["set_paths"].items():
+                self._keys[task, key] = (path, command)
+        return Decision(command, COMMITTED, fields=fields)
+
+    def _current(self, command: str, outcome: Mapping[str, Any]) -> Attempt | None:
+        """The attempt, if it may commit; ``None`` if it has already."""
+        number = outcome.get("attempt")
+        latest = self.state.current(command)
+        commit = self.state.commits.get(command)
+        if commit is not None and commit["attempt"] == number:
+            return None
+        if commit is not None or command in self._commands:
+            by = commit["attempt"] if commit else "this call"
+            raise NotCommitted(REFUSED, f"{command} was committed already, by {by if commit is None else f'attempt {by}'}")
+        if latest is None:
+            raise NotCommitted(REFUSED, f"no attempt at {command} was ever started")
+        if latest.number != number:
+            raise NotCommitted(REFUSED, f"attempt {number} of {command} is fenced: attempt {latest.number} has taken its place")
+        if latest.status != "running":
+            raise NotCommitted(REFUSED, f"attempt {number} of {command} had failed ({latest.reason}: {latest.message})")
+        return latest
+
+    def _fields(self, attempt: Attempt, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            content = normalised({name: outcome.get(name) for name in ("result", "seconds")}, f"The result of {attempt.command}")
+            artifacts = [self._artifact(attempt, item) for item in outcome.get("artifacts") or ()]
+            updates = self._updates(normalised(outcome.get("models_update") or {}, "models_update"))
+            structs = self._structs(attempt, normalised(outcome.get("structs") or {}, "structs"))
+        except UserError as error:
+            raise NotCommitted(REFUSED, str(error)) from None
+        seconds = float(outcome.get("seconds") or 0.0)
+        return {
+            "command": attempt.command,
+            "attempt": attempt.number,
+            "result": content["result"],
+            "artifacts": artifacts,
+            "structs": structs,
+            "models_update": updates,
+            "seconds": round(seconds, 3),
+            "at": self.at,
+            **where(outcome),
+        }
+
+    def _artifact(self, attempt: Attempt, item: Mapping[str, Any]) -> dict[str, Any]:
+        given = str(item["path"])
+        path = self.roots.stored(given) if os.path.isabs(given) else given
+        reserved = attempt.reservation(path)
+        if reserved is None:
+            raise NotCommitted(REFUSED, f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
+        try:
+            size = _size(self.roots.absolute(path))
+        except OSError as error:
+            raise NotCommitted(REFUSED, f"artifact {path} cannot be seen: {error.strerror}") from None
+        if size != item["size"]:
+            raise NotCommitted(REFUSED, f"artifact {path} has {size} bytes now, {item['size']} when it was measured")
+        return {"path": path, "key": reserved.key, "size": size, "sha256": str(item["sha256"])}
+
+    def _updates(self, updates: Mapping[str, Any]) -> dict[str, Any]:
+        for path, delta in updates.items():
+            check_delta(path, delta)
+            if not self.roots.absolute(path).is_file():
+                raise NotCommitted(REFUSED, f"{path}, which the command changed, is no file")
+        return dict(updates)
+
+    def _structs(self, attempt: Attempt, structs: Mapping[str, Any]) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        for task, delta in structs.items():
+            paths, models = dict(delta.get("set_paths") or {}), list(delta.get("append_models") or ())
+            for path in (*paths.values(), *models):
+                self.roots.absolute(path)
+            for key, path in paths.items():
+                self._refuse_conflict(attempt.command, task, key, path)
+            checked[task] = {"set_paths": paths, "append_models": models}
+        return checked
+
+    def _refuse_conflict(self, command: str, task: str, key: str, path: str) -> None:
+        found = self._keys.get((task, key)) or self.state.setter_of(task, key)
+        if found is None:
+            return
+        value, other = found
+        if value == path or other == command or self.state.precedes(other, command):
+            return
+        raise NotCommitted(
+            CONFLICT,
+            f"{command} and {other} both set the path '{key}' of task '{task}' (to {path} and {value}), and neither waits for "
+            "the other. "
+            "Give them distinct keys, append to the models instead, or let one wait for the other (after=[...]).",
+        )
+
+
+def finish_blockers(state: RunState) -> Sequence[str]:
+    """Commands of the plan that have not committed, in the order of the plan."""
+    return [key for key in state.commands if key not in state.commits]
+
+
+def _size(path: Path) -> int:
+    """Of the file as its server knows it: another node has just replaced it, and ``stat`` alone may answer from a cache."""
+    try:
+        found = atomic.identity(path)
+    except OSError:  # it cannot be opened here, which takes more than its size
+        found = None
+    return os.stat(path).st_size if found is None else found[2]

@@ -1,0 +1,193 @@
+"""Looking at runs without writing: the state of one, whether its artifacts are intact, and the runs of a project."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mml_ray import atomic
+from mml_ray.errors import JournalError, StorageError, UserError
+from mml_ray.journal import log as journal
+from mml_ray.journal.lease import current_holder
+from mml_ray.store.paths import Roots, RunPaths
+from mml_ray.store.run import model_updates
+from mml_ray.store.run.publish import measure
+from mml_ray.store.run.state import RunState
+
+
+def read_run(run_dir: Path | str) -> RunState:
+    """The state of a run as its journal has it now; a last line that is being written is left out. Never writes.
+
+    Raises:
+        JournalError: missing or damaged; names file and line.
+    """
+    path = RunPaths(run_dir).journal
+    return RunState.replay(journal.read(path).operations, source=path)
+
+
+def salvage(run_dir: Path | str) -> tuple[RunState, str]:
+    """The state as far as the journal can be read, and what is wrong with the rest ('' if nothing). Only for looking."""
+    path = RunPaths(run_dir).journal
+    try:
+        return read_run(run_dir), ""
+    except (JournalError, StorageError) as error:
+        state, damage = RunState(), str(error)
+    try:
+        for line in atomic.read_bytes(path).split(b"\n"):
+            operation = journal.decode(line)
+            if operation is None:
+                break
+            state.apply(operation)
+    except (OSError, JournalError, KeyError):
+        return state, damage
+    return state, damage
+
+
+def roots_of(state: RunState, run_dir: Path | str) -> Roots:
+    """The roots of a run from where its folder is now."""
+    here = Path(os.path.abspath(run_dir))
+    found = {name: os.path.normpath(here / path) for name, path in state.roots.items()}
+    return Roots.of(found, here)
+
+
+def holds(run_dir: Path | str, file: Path) -> bool:
+    """Whether a run committed this file, or an attempt of it may be writing it. A journal that cannot be read may hold anything."""
+    try:
+        lines = atomic.read_bytes(RunPaths(run_dir).journal)
+    except FileNotFoundError:
+        return False
+    if file.name.encode() not in lines and json.dumps(file.name)[1:-1].encode() not in lines:
+        return False
+    try:
+        state = read_run(run_dir)
+    except UserError:
+        return True
+    return state.is_held(roots_of(state, run_dir).stored(file))
+
+
+def verify(run_dir: Path | str, roots: Mapping[str, str] | None = None) -> list[str]:
+    """Measure every artifact again; returns what is wrong, one line each (empty: all is well).
+
+    ``roots`` is needed only where the run folder was moved out of its results root. Costs reading every artifact once.
+    """
+    state = read_run(run_dir)
+    known = Roots.of(roots, run_dir) if roots else roots_of(state, run_dir)
+    problems = [problem for path, item in state.artifacts.items() if (problem := _check(known.absolute(path), item))]
+    return problems + _check_updates(state, known)
+
+
+def _check(path: Path, item: Mapping[str, Any]) -> str:
+    try:
+        found = measure(path)
+    except OSError as error:
+        return f"{path}: {error.strerror} (committed by {item['command']})"
+    if found["sha256"] == item["sha256"]:
+        return ""
+    committed = model_updates.original(path) if item["key"] == "models" else None
+    if committed is not None and sha256(committed).hexdigest() == item["sha256"]:
+        return ""
+    return f"{path}: changed since {item['command']} committed it ({found['size']} bytes, then {item['size']})"
+
+
+def _check_updates(state: RunState, roots: Roots) -> list[str]:
+    problems = []
+    for path, entries in pending_updates(state).items():
+        try:
+            content = model_updates.load(roots.absolute(path))
+        except (OSError, UserError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        known = {(item["run"], item["command"]) for item in content.get(model_updates.UPDATES, [])}
+        lacking = [item["command"] for item in entries if (item["run"], item["command"]) not in known]
+        problems += [f"{path}: lacks what {command} committed (continuing the run puts it back)" for command in lacking]
+    return problems
+
+
+def pending_updates(state: RunState) -> dict[str, list[dict[str, Any]]]:
+    """By stored path of a model storage: everything this run committed to change in it. Storages that the run removed are left
+    out.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for command, commit in state.commits.items():
+        for path, delta in commit["models_update"].items():
+            if path not in state.released:
+                found.setdefault(path, []).append(model_updates.entry(state.run, command, state.position(command), delta))
+    return found
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run of a project. ``broken`` says what is wrong with its journal ('' if nothing), ``owner`` who holds it ('' if
+    nobody).
+    """
+
+    path: Path
+    run: str = ""
+    opened: float = 0.0
+    mode: str = ""
+    status: str = ""
+    committed: int = 0
+    total: int = 0
+    finished: bool = False
+    broken: str = ""
+    owner: Mapping[str, Any] | None = None
+
+
+def find_runs(project_dir: Path | str) -> list[RunInfo]:
+    """All runs of a project, the newest first, by the time their journals give; those that never began come last."""
+    return sorted(map(run_info, run_folders(project_dir)), key=lambda info: info.opened, reverse=True)
+
+
+def run_folders(project_dir: Path | str) -> list[Path]:
+    """The run folders of a project: ``runs/<day>/<time>`` and the trials of its studies, also those without a journal."""
+    project = Path(project_dir)
+    return sorted(
+        folder
+        for pattern in ("runs/*/*", "hpo/*/trials/*")
+        for folder in project.glob(pattern)
+        if folder.is_dir() and not folder.name.startswith(".")
+    )
+
+
+def run_info(run_dir: Path) -> RunInfo:
+    """What is known about one run; never raises for a broken one."""
+    try:
+        state = read_run(run_dir)
+    except (JournalError, StorageError) as error:
+        return RunInfo(run_dir, opened=_first_opened(run_dir), status="broken", broken=str(error))
+    try:
+        owner = current_holder(RunPaths(run_dir))[1]
+    except (OSError, JournalError):
+        owner = None
+    keys = state.commands or state.commits
+    return RunInfo(
+        run_dir,
+        run=state.run,
+        opened=state.opened,
+        mode=str(state.manifest.get("mode", "")),
+        status=state.status,
+        committed=sum(key in state.commits for key in keys),
+        total=len(keys),
+        finished=state.finished,
+        owner=owner,
+    )
+
+
+def _first_opened(run_dir: Path) -> float:
+    """When a run with a damaged journal was opened: by its first line, else by its configuration, written just after it; else
+    (it never began) 0.
+    """
+    paths = RunPaths(run_dir)
+    try:
+        with paths.journal.open("rb") as file:
+            return float(json.loads(file.readline())["at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        try:
+            return paths.config.stat().st_mtime
+        except OSError:
+            return 0.0
