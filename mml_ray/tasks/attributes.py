@@ -8,23 +8,21 @@ All sets are open. A plugin adds to them before configuration is composed::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
-from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.tasks.kinds import IGNORE_INDEX, TaskKind, add_kind, describe, kind_of, kinds_of
 from mml_ray.tasks.open_enum import OpenEnum, member
 from mml_ray.tasks.vocabulary import Keyword, License
 
 __all__ = [
     "ALBUMENTATIONS_TARGETS", "CONFIGS_ROUTES", "EMPTY_MASK_TOKEN", "IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD",
     "KORNIA_VALID_MODALITIES", "PATH_MODALITIES", "DataSplit", "Keyword", "LearningPhase", "License", "Modality", "OpenEnum",
-    "RGBInfo", "Sizes", "TaskType",
+    "RGBInfo", "Sizes", "TaskKind", "TaskType",
 ]  # fmt: skip
 
 EMPTY_MASK_TOKEN = "EMPTY_MASK_TOKEN"
-#: mask value that belongs to no class and takes part in no loss and no metric
-IGNORE_INDEX = 255
 
 
 class Modality(OpenEnum):
@@ -83,72 +81,72 @@ class TaskType(OpenEnum):
     @classmethod
     def register(
         cls,
-        value: str,
+        value: str | TaskKind,
         *,
         name: str | None = None,
         requires: Sequence[Sequence[Modality]] = (),
         target: Modality | Sequence[Modality] | None = None,
         route: str | None = None,
     ) -> Self:
-        """Add a task type with the modalities a sample must have (see :meth:`requires`), the one that is predicted (or several
-        alternatives, the first present counts), and the configuration route of its losses and metrics."""
+        """Add a task type: with all its facts as one :class:`~mml_ray.tasks.kinds.TaskKind`, or with its value and those that are
+        given: the modalities a sample must have (see :meth:`requires`), the one that is predicted (or several alternatives, the
+        first present counts), and the configuration route of its losses and metrics."""
+        if isinstance(value, TaskKind):
+            for modality in {value.target, *(part for option in value.requires for part in option)} - {None}:
+                Modality.register(str(modality))
+            return super().register(add_kind(value).task_type, name=name)
         found = super().register(value, name=name)
-        if requires:
-            _REQUIRES[found] = [[Modality(part) for part in option] for option in requires]
-        if target is not None:
-            targets = (target,) if isinstance(target, str) else target
-            _TARGETS[found] = tuple(Modality(part) for part in targets)
-        if route is not None:
-            CONFIGS_ROUTES[found] = route
+        targets = [] if target is None else [target] if isinstance(target, str) else target
+        options = [[Modality(part) for part in option] for option in requires]
+        describe(found.value, requires=options, targets=[Modality(part) for part in targets], route=route)
         return found
 
     def requires(self) -> list[list[Modality]]:
         """The needed modalities: one of the outer lists has to be complete. ``[[]]`` if nothing is required."""
-        return [list(option) for option in _REQUIRES.get(self, [[]])]
+        options = dict.fromkeys(option for kind in kinds_of(self) for option in kind.requires)
+        return [[Modality(part) for part in option] for option in options] or [[]]
 
     @property
     def target_modalities(self) -> tuple[Modality, ...]:
         """What is predicted: the first of these that a task has. Empty for unlabelled tasks."""
-        return _TARGETS.get(self, ())
+        return tuple(Modality(kind.target) for kind in kinds_of(self) if kind.target is not None)
 
     @property
     def route(self) -> str:
         """The key below ``loss`` and ``metrics`` in the configuration; raises if the type has none."""
-        if self not in CONFIGS_ROUTES:
-            raise MMLMisconfigurationException(
-                f"Task type '{self.value}' has no configuration route, it cannot be trained. Types that can: "
-                f"{', '.join(sorted(CONFIGS_ROUTES))}. A plugin adds one with TaskType.register(..., route=...) or CONFIGS_ROUTES."
-            )
-        return CONFIGS_ROUTES[self]
+        return kind_of(self).require_route()
 
     @property
     def has_classes(self) -> bool:
         """Whether the task needs at least two named classes."""
-        return self in _CLASS_BASED
+        return kind_of(self).has_classes
 
 
-_REQUIRES: dict[TaskType, list[list[Modality]]] = {
-    TaskType.CLASSIFICATION: [[Modality.CLASS, Modality.IMAGE]],
-    TaskType.SEMANTIC_SEGMENTATION: [[Modality.MASK, Modality.IMAGE]],
-    TaskType.MULTILABEL_CLASSIFICATION: [[Modality.CLASSES, Modality.IMAGE], [Modality.SOFT_CLASSES, Modality.IMAGE]],
-    TaskType.NO_TASK: [[Modality.IMAGE]],
-    TaskType.REGRESSION: [[Modality.IMAGE, Modality.VALUE]],
-}
-_TARGETS: dict[TaskType, tuple[Modality, ...]] = {
-    TaskType.CLASSIFICATION: (Modality.CLASS,),
-    TaskType.SEMANTIC_SEGMENTATION: (Modality.MASK,),
-    TaskType.MULTILABEL_CLASSIFICATION: (Modality.CLASSES, Modality.SOFT_CLASSES),
-    TaskType.REGRESSION: (Modality.VALUE,),
-}
-_CLASS_BASED = {TaskType.CLASSIFICATION, TaskType.SEMANTIC_SEGMENTATION, TaskType.MULTILABEL_CLASSIFICATION}
+class _Routes(MutableMapping[TaskType, str]):
+    """The routes of all kinds, as a mapping."""
 
-#: task type -> key below ``loss`` and ``metrics`` in the configuration; plugins add theirs
-CONFIGS_ROUTES: dict[TaskType, str] = {
-    TaskType.CLASSIFICATION: "cls",
-    TaskType.MULTILABEL_CLASSIFICATION: "mlcls",
-    TaskType.SEMANTIC_SEGMENTATION: "seg",
-    TaskType.REGRESSION: "reg",
-}
+    def __getitem__(self, task_type: TaskType) -> str:
+        route = kind_of(task_type).route
+        if route is None:
+            raise KeyError(task_type)
+        return route
+
+    def __setitem__(self, task_type: TaskType, route: str) -> None:
+        describe(str(task_type), route=route)
+
+    def __delitem__(self, task_type: TaskType) -> None:
+        for kind in kinds_of(task_type):
+            add_kind(replace(kind, route=None))
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return (found for found in list(TaskType) if kind_of(found).route is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+#: task type -> key below ``loss`` and ``metrics`` in the configuration; plugins may add theirs
+CONFIGS_ROUTES = _Routes()
 #: modalities that geometric augmentations have to transform together with the image; plugins add theirs
 KORNIA_VALID_MODALITIES: set[Modality] = {Modality.IMAGE, Modality.MASK, Modality.BBOX, Modality.KEYPOINTS}
 #: those of them that albumentations can transform, and what it takes them for; plugins add theirs

@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.tasks.attributes import CONFIGS_ROUTES, DataSplit, Keyword, License, Modality, Sizes, TaskType
+from mml_ray.tasks.attributes import CONFIGS_ROUTES, DataSplit, Keyword, License, Modality, Sizes, TaskKind, TaskType
+from mml_ray.tasks.kinds import all_kinds, kind_of, kinds_of
 from mml_ray.tasks.open_enum import OpenEnum, member
 
 
@@ -74,6 +75,35 @@ def test_a_plugin_registers_a_task_type() -> None:
     assert found.requires() == [["keypoints", "image"]]
     assert found.target_modalities == (Modality.KEYPOINTS,) and found.route == "toy_kp"
     assert {key: value for key, value in CONFIGS_ROUTES.items() if key != found} == before
+
+
+def test_a_plugin_registers_one_object() -> None:
+    kind = TaskKind(
+        task_type="toy_pose", target="toy_angles", requires=(("toy_angles", "image"),), route="toy_pose", losses=("l1",)
+    )
+    found = TaskType.register(kind)
+    assert kind_of(found, ["toy_angles", "image"]) is kind and found.has_classes is False
+    assert found.target_modalities == (Modality("toy_angles"),) and found.requires() == [["toy_angles", "image"]]
+    assert CONFIGS_ROUTES[found] == found.route == "toy_pose"
+
+
+def test_facts_that_come_one_after_the_other_fill_a_kind() -> None:
+    found = TaskType.register("toy_ranking")
+    with pytest.raises(KeyError):
+        _ = CONFIGS_ROUTES[found]
+    CONFIGS_ROUTES[found] = "rank"
+    TaskType.register("toy_ranking", requires=[[Modality.VALUE, Modality.IMAGE]], target=Modality.VALUE)
+    assert kinds_of(found) == (TaskKind(task_type="toy_ranking", target="value", requires=(("value", "image"),), route="rank"),)
+    del CONFIGS_ROUTES[found]
+    assert found not in CONFIGS_ROUTES and kind_of(found).target == "value"
+
+
+def test_a_kind_is_found_by_type_and_target() -> None:
+    hard, soft = kinds_of("multilabel_classification")
+    assert kind_of("multilabel_classification", {"image": "png", "soft_classes": ""}) is soft
+    assert kind_of("multilabel_classification", ["soft_classes", "classes"]) is hard is kind_of("multilabel_classification")
+    assert kind_of("detection") == TaskKind(task_type="detection")
+    assert {kind.task_type for kind in all_kinds()} >= {"classification", "regression", "semantic_segmentation", "no_task"}
 
 
 def test_what_the_built_in_types_ask_for() -> None:
