@@ -92,7 +92,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self.metrics_callback: Any = None
         self.plan: Plan | None = None
         self.summary: Any = None
-        self._after: dict[int, tuple[int, ...]] = {}
+        self._added: dict[int, tuple[tuple[int, ...] | None, str]] = {}
         self._book = structs.StructBook()
         self._snapshot: dict[str, Any] | None = None
         self.fm = _file_manager(cfg)
@@ -102,8 +102,10 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
     def create_routine(self) -> None:
         """Append bound methods to ``self.commands`` and their parameters to ``self.params`` (or use :meth:`add`)."""
 
-    def add(self, command: Callable[..., Any], *params: Any, after: Sequence[int] | None = None) -> Handle:
+    def add(self, command: Callable[..., Any], *params: Any, after: Sequence[int] | None = None, unit: str = "") -> Handle:
         """Append one command; with ``after`` given (also empty) it waits for exactly those entries instead of its stage.
+
+        ``unit`` names the group of commands it belongs to, such as those of one fold (``"fold 3"``).
 
         Returns:
             A handle to be named in the ``after`` of later entries.
@@ -111,8 +113,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self.commands.append(command)
         self.params.append(list(params))
         index = len(self.commands) - 1
-        if after is not None:
-            self._after[index] = tuple(int(handle) for handle in after)
+        self._added[index] = (None if after is None else tuple(int(handle) for handle in after), unit)
         return Handle(index)
 
     def _build_schedule(self) -> None:
@@ -138,7 +139,8 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
                 f"Command '{name}' is not a method of {type(self).__name__}; a worker finds commands by their name on the scheduler."
             )
         defaults = defaults_of(self.commands[index])
-        return Entry(name, self.params[index], self._after.get(index), defaults.sequential, defaults.retries)
+        after, unit = self._added.get(index, (None, ""))
+        return Entry(name, self.params[index], after, defaults.sequential, defaults.retries, unit)
 
     @staticmethod
     def compare_schedule_entries(entry_1: str, entry_2: str) -> bool:
@@ -298,14 +300,14 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.cfg = OmegaConf.create(state["cfg"])
-        self.commands, self.params, self.plan, self._after, self.summary = [], [], None, {}, None
+        self.commands, self.params, self.plan, self._added, self.summary = [], [], None, {}, None
         self._book, self._snapshot = structs.StructBook(), None
         self.fm = MMLFileManager.instance()
 
 
 # -- details -----------------------------------------------------------------------------------------------------------------------------
 #: built in the driver before the first command; as long as the plan, so no command copies it
-_SCHEDULE = ("plan", "commands", "params", "_after")
+_SCHEDULE = ("plan", "commands", "params", "_added")
 _OWN = {"_snapshot", "_book", "checkpoint_callback", "metrics_callback", "active_step_naming", "fm", "cfg", "summary", *_SCHEDULE}
 _CONTAINERS = (list, dict, set)
 

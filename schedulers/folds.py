@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One model: the task and the fold it is trained on, and the tasks it predicts and is tested on (``None``: its own)."""
+    """One model: the task and the fold it is trained on, and the tasks it predicts and is tested on (``None``: its own). ``name`` is what
+    its commands have in common in the plan.
+    """
 
+    name: str
     task: str
     fold: int
     predict_on: tuple[str | None, ...]
@@ -37,7 +40,7 @@ def units(scheduler: AbstractBaseScheduler) -> list[Unit]:
     for number in range(count):
         task, fold = (f"{pivot}+nested?{number}", 0) if mode.nested else (pivot, number)
         own: tuple[str | None, ...] = (None, pivot) if mode.nested else (None,)
-        listed.append(Unit(task, fold, tuple(evaluated) or own, tuple(evaluated) or (None,)))
+        listed.append(Unit(f"fold {number}", task, fold, tuple(evaluated) or own, tuple(evaluated) or (None,)))
     return listed
 
 

@@ -63,17 +63,17 @@ class TrainingScheduler(AbstractBaseScheduler):
         trained: dict[int, Handle] = {}
         if "train" in self.subroutines:
             for number, unit in enumerate(units):
-                trained[number] = self.add(self.train_fold, unit.task, unit.fold, after=[])
+                trained[number] = self.add(self.train_fold, unit.task, unit.fold, after=[], unit=unit.name)
         predicted: dict[int, Handle] = {}
         for number, unit in enumerate(units):
             before = [trained[number]] if number in trained else []
             for evaluated in unit.predict_on if "predict" in self.subroutines else ():
                 previous = [predicted[number]] if number in predicted else before
-                predicted[number] = self.add(self.predict_fold, unit.task, unit.fold, evaluated, after=previous)
+                predicted[number] = self.add(self.predict_fold, unit.task, unit.fold, evaluated, after=previous, unit=unit.name)
         for number, unit in enumerate(units):
             before = [handle[number] for handle in (trained, predicted) if number in handle][-1:]
             for evaluated in unit.test_on if "test" in self.subroutines else ():
-                before = [self.add(self.test_task, unit.task, unit.fold, evaluated, after=before)]
+                before = [self.add(self.test_task, unit.task, unit.fold, evaluated, after=before, unit=unit.name)]
 
     def _extend_task_list(self, names: list[str]) -> None:
         self.cfg.task_list = list(dict.fromkeys([*self.cfg.task_list, *names]))

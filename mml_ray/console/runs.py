@@ -136,9 +136,9 @@ def _show(folder: Path, given: argparse.Namespace) -> int:
     if run["broken"]:
         print(f"{run['broken']} Below is what could be read before that.")
     print(f"Configuration: {RunPaths(folder).config}\nLogs: {RunPaths(folder).logs}\n")
-    columns = ["no", "command", "parameters", "state", "tries", "seconds", "node", "files"]
     if run["commands"]:
-        Table("Commands", columns, [_row(item) for item in run["commands"]]).print()
+        columns = ["no", "command", "parameters", "unit", "state", "tries", "seconds", "node", "files"]
+        Table("Commands", columns, [_row(item) for item in run["commands"]]).without_empty("unit").print()
     for line in _troubles(run["commands"]):
         print(line)
     if given.artifacts:
@@ -152,6 +152,7 @@ def _row(item: Mapping[str, Any]) -> list[str]:
         str(item["position"]),
         item["name"],
         item["title"].removeprefix(item["name"]).strip(),
+        item["unit"],
         item["state"],
         str(len(item["attempts"])),
         "" if seconds is None else f"{seconds:.1f}",

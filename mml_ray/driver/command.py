@@ -64,7 +64,7 @@ class CommandSpec:
     """One command of a plan.
 
     ``position`` counts from 1. A command waits for the keys in ``needs``; with a ``barrier`` it waits for every command
-    whose position is below it instead.
+    whose position is below it instead. ``unit`` names the group of commands it belongs to ("fold 3"); empty: it belongs to none.
     """
 
     key: str
@@ -75,6 +75,7 @@ class CommandSpec:
     barrier: int = 0
     resources: Resources = field(default_factory=Resources)
     retries: int | None = None
+    unit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the form in which ``plan.json`` holds it."""
@@ -87,12 +88,13 @@ class CommandSpec:
             "barrier": self.barrier,
             "resources": self.resources.to_json(),
             "retries": self.retries,
+            "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CommandSpec:
-        """The inverse of :meth:`to_json`."""
-        plain = dict(content)
+        """The inverse of :meth:`to_json`. Fields of other versions are ignored, those they lack have their defaults."""
+        plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
         plain["params"], plain["needs"] = tuple(plain["params"]), tuple(plain["needs"])
         plain["resources"] = Resources.from_json(plain["resources"])
         return cls(**plain)

@@ -21,13 +21,16 @@ from mml_ray.errors import MMLMisconfigurationException
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a scheduler's lists: ``after`` holds the indices it waits for, or ``None`` for the stage rule."""
+    """One entry of a scheduler's lists: ``after`` holds the indices it waits for, or ``None`` for the stage rule; ``unit`` the group
+    of commands it belongs to.
+    """
 
     name: str
     params: Sequence[Any]
     after: Sequence[int] | None = None
     sequential: bool = False
     retries: int | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,10 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Decides whether a run may be continued: the scheduler, and names, parameters and edges of all commands."""
+        """Decides whether a run may be continued: the scheduler, and names, parameters and edges of all commands.
+
+        Units are not part of it: they group commands, and runs that were planned without them go on.
+        """
         content = [self.scheduler, [[c.key, c.name, c.params, c.needs, c.barrier] for c in self.commands]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -60,6 +66,14 @@ class Plan:
         """The same plan with ``choose(command, width)`` in place of each command."""
         widths = self.widths()
         return replace(self, commands=tuple(choose(command, widths[command.name]) for command in self.commands))
+
+    def units(self) -> dict[str, tuple[CommandSpec, ...]]:
+        """The commands of each unit, units and commands in the order of the plan; what belongs to no unit is left out."""
+        grouped: dict[str, list[CommandSpec]] = defaultdict(list)
+        for command in self.commands:
+            if command.unit:
+                grouped[command.unit].append(command)
+        return {unit: tuple(commands) for unit, commands in grouped.items()}
 
     def widths(self) -> dict[str, int]:
         """By command name: how many of them could run side by side (an upper bound: chains of one name count once)."""
@@ -106,7 +120,7 @@ def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
             barrier = (index if entry.sequential else stage_start) + 1
         else:
             needs = _needs(entry, index, commands)
-        commands.append(CommandSpec(key, index + 1, entry.name, params, needs, barrier, retries=entry.retries))
+        commands.append(CommandSpec(key, index + 1, entry.name, params, needs, barrier, retries=entry.retries, unit=entry.unit))
     return Plan(tuple(commands), scheduler)
 
 

@@ -133,6 +133,7 @@ def show_run(folder: Path) -> dict[str, Any]:
                 "name": planned["name"],
                 "params": planned["params"],
                 "title": CommandSpec.from_json(planned).title,
+                "unit": planned.get("unit", ""),
                 "resources": Resources.from_json(planned["resources"]).describe(),
                 "state": "queued" if status == "running" and since is None else status,
                 "attempts": attempts,

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 #: columns, where the output is no terminal
@@ -36,6 +36,14 @@ class Table:
     rows: Sequence[Sequence[str]]
     footer: Sequence[Sequence[str]] = field(default_factory=tuple)
     labels: int = 1
+
+    def without_empty(self, column: str) -> Table:
+        """The same table without a column that is empty in all rows."""
+        place = list(self.columns).index(column)
+        if any(row[place] for row in self.rows):
+            return self
+        kept = [[*row[:place], *row[place + 1 :]] for row in (self.columns, *self.rows)]
+        return replace(self, columns=kept[0], rows=kept[1:])
 
     def print(self, stream: TextIO | None = None) -> None:
         """Draw it, as wide as the terminal at most (120 columns where there is none)."""

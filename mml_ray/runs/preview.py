@@ -27,6 +27,7 @@ def print_plan(scheduler: AbstractBaseScheduler, *, run_dir: Path | None, as_jso
             str(item["position"]),
             item["name"],
             item["shown"],
+            item["unit"],
             _needs(item),
             item["asks"],
             item["state"],
@@ -34,7 +35,8 @@ def print_plan(scheduler: AbstractBaseScheduler, *, run_dir: Path | None, as_jso
         ]
         for item in document["commands"]
     ]
-    Table(f"Plan of {document['mode']}", ["no", "command", "parameters", "needs", "resources", "state", "seconds"], rows).print()
+    columns = ["no", "command", "parameters", "unit", "needs", "resources", "state", "seconds"]
+    Table(f"Plan of {document['mode']}", columns, rows).without_empty("unit").print()
     print(document["estimate"])
 
 

@@ -128,6 +128,28 @@ def test_the_fingerprint_sees_parameters_edges_and_scheduler_but_not_resources()
     assert len({base.fingerprint, *(plan.fingerprint for plan in others)}) == 4
 
 
+def test_units_group_commands_in_the_order_of_the_plan_and_leave_the_fingerprint_alone() -> None:
+    def entries(*units: str) -> list[Entry]:
+        return [Entry("a", [n], after=[], unit=unit) for n, unit in enumerate(units)]
+
+    plan = build_plan(entries("fold 1", "fold 0", "", "fold 1"), scheduler="s")
+    assert [(unit, [c.position for c in commands]) for unit, commands in plan.units().items()] == [
+        ("fold 1", [1, 4]),
+        ("fold 0", [2]),
+    ]
+    assert plan.fingerprint == build_plan(entries("", "", "", ""), scheduler="s").fingerprint
+
+
+def test_a_plan_of_another_version_is_read() -> None:
+    plan = build_plan([Entry("a", [1], unit="fold 0")], scheduler="s")
+    document = plan.to_json()
+    assert Plan.from_json(document) == plan
+    (command,) = document["commands"]
+    del command["unit"]
+    command["of a later version"] = True
+    assert Plan.from_json(document) == build_plan([Entry("a", [1])], scheduler="s")
+
+
 def test_is_chain() -> None:
     assert build_plan([Entry("a", []), Entry("b", []), Entry("c", [])], scheduler="s").is_chain()
     assert not build_plan([Entry("a", [1]), Entry("a", [2])], scheduler="s").is_chain()

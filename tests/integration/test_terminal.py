@@ -125,7 +125,8 @@ def test_a_plan_for_people_starts_nothing_and_says_what_it_does_not_know(
     assert max(map(len, lines[:-1])) <= 80
     rows = [line.split() for line in lines if re.match(r" +\d+ ", line)]
     assert [row[:4] for row in rows[:3]] == [[str(n + 1), "train_fold", f"digits+nested?{n}", "0"] for n in range(3)]
-    assert [row[4] for row in rows] == ["-", "-", "-", "1", "2", "3"], "a test needs its own training only"
+    assert [" ".join(row[4:6]) for row in rows] == [f"fold {n}" for n in range(3)] * 2, "the unit"
+    assert [row[6] for row in rows] == ["-", "-", "-", "1", "2", "3"], "a test needs its own training only"
     assert {row[-2] for row in rows} == {"new"} and {row[-1] for row in rows} == {"unknown"}
     assert (
         "6 command(s) to run" in lines[-1]
@@ -140,6 +141,7 @@ def test_a_plan_for_programs_is_all_that_is_printed(planning: Path, capsys: pyte
     assert plan["mode"] == "train" and len(plan["commands"]) == 6 and plan["fingerprint"]
     assert {item["state"] for item in plan["commands"]} == {"new"}
     assert plan["commands"][3]["needs"] == [plan["commands"][0]["key"]] and plan["commands"][0]["seconds"] is None
+    assert [item["unit"] for item in plan["commands"]] == [f"fold {n}" for n in range(3)] * 2
 
 
 def test_a_plan_knows_what_earlier_runs_took_and_what_is_committed(planning: Path, capsys: pytest.CaptureFixture[str]) -> None:
