@@ -1,6 +1,6 @@
 """One registry for everything that is chosen by name.
 
-Rooms and plugins fill it through the same call::
+Packages and plugins fill it through the same call::
 
     from mml_ray.registry import registry
 
@@ -10,7 +10,7 @@ Rooms and plugins fill it through the same call::
     registry.add("loader", "dicom", DicomLoader)  # any kind
     registry.lookup("loader", "dcm")              # UnknownNameError: ... Did you mean: dicom?
 
-State is kept per process: workers load the plugins first (:mod:`mml_ray.plugins`). Asking for a kind imports the
+State is kept per process: workers load the plugins first (:mod:`mml_ray.plugins`). The first look-up of a kind imports the
 modules that fill it (:data:`PROVIDERS`), so nothing heavy is loaded before it is needed.
 """
 
@@ -157,10 +157,14 @@ class Registry:
         return self.state.pop(name, None)
 
     def _kind_of(self, cls: type) -> str:
-        for kind, base in self._bases.items():
-            if isinstance(cls, type) and issubclass(cls, base):
-                return kind
-        raise TypeError(f"Cannot tell what {cls!r} is; use one of {', '.join('register_' + k for k in CONTRACT_KINDS)}.")
+        for parent in cls.__mro__ if isinstance(cls, type) else ():  # a model is a module, too: the most specific base wins
+            for kind, base in self._bases.items():
+                if parent is base:
+                    return kind
+        raise TypeError(
+            f"{cls!r} is not a subclass of any base that says its kind. "
+            f"Use one of {', '.join('register_' + kind for kind in CONTRACT_KINDS)}."
+        )
 
     def __getattr__(self, attribute: str) -> Any:
         for kind in CONTRACT_KINDS:

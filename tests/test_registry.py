@@ -60,3 +60,22 @@ def test_a_module_that_cannot_be_imported_is_tried_again(fresh: Registry, tmp_pa
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="broken_gadgets"):
             fresh.names("gadget")
+
+
+def test_the_most_specific_base_says_the_kind() -> None:
+    """A model is a torch module, too, and every module may be a loss."""
+
+    class Module: ...
+
+    class Model(Module): ...
+
+    class Net(Model): ...
+
+    registry = Registry()
+    registry.require_base("loss", Module)
+    registry.require_base("model", Model)
+    registry.register("net")(Net)
+    registry.register("hinge")(type("Hinge", (Module,), {}))
+    assert registry.names("model") == ["net"] and registry.names("loss") == ["hinge"]
+    with pytest.raises(TypeError, match="is not a subclass of any base.*register_loss"):
+        registry.register("number")(int)

@@ -1,6 +1,6 @@
 """Task descriptions: the ``TASK_*.json`` files next to the images.
 
-The file has a head (:mod:`mml_ray.tasks.header`) and four lists of samples. Keys and their order are those of the established
+The file has a header (:mod:`mml_ray.tasks.header`) and four lists of samples. Keys and their order are those of the established
 format, so descriptions move between systems; ``group`` in a sample (a patient, a video) is our addition.
 """
 
@@ -31,7 +31,7 @@ _BODY = ("unlabeled_samples", "train_folds", "train_samples", "test_samples")
 
 @dataclass(kw_only=True)
 class TaskDescription(TaskMeta):
-    """A task whole. Samples are ``{id: {modality: entry}}``; entry types: :class:`mml_ray.tasks.attributes.Modality`."""
+    """A whole task. Samples are ``{id: {modality: entry}}``; entry types: :class:`mml_ray.tasks.attributes.Modality`."""
 
     unlabeled_samples: dict[str, Sample] = field(default_factory=dict)
     train_folds: list[list[str]] = field(default_factory=list)
@@ -45,35 +45,37 @@ class TaskDescription(TaskMeta):
         """Read the file; a tagged variant is completed from its base's file, which must not have changed since."""
         source = Path(path)
         raw = read_json(source)
-        head = parse_header(raw, source)
+        header = parse_header(raw, source)
         if VARIANT_KEY in raw:
-            return cls._load_variant(raw, head=head, source=source)
+            return cls._load_variant(raw, header=header, source=source)
         missing = [key for key in _BODY if key not in raw]
         if missing:
-            raise DataError(f"{source} lacks {', '.join(missing)}: it is damaged or of an unknown version. Create the task anew.")
+            raise DataError(f"{source} lacks {', '.join(missing)}: it is damaged or of an unknown version. Recreate the task.")
         for key in _BODY:
-            if not isinstance(raw[key], list if key == "train_folds" else dict):
-                raise DataError(f"{source}: '{key}' is a {type(raw[key]).__name__}, which cannot be. Create the task anew.")
-        return cls(**head, **{key: raw[key] for key in _BODY})
+            expected = list if key == "train_folds" else dict
+            if not isinstance(raw[key], expected):
+                raise DataError(
+                    f"{source}: '{key}' is a {type(raw[key]).__name__}, expected {expected.__name__}. Recreate the task."
+                )
+        return cls(**header, **{key: raw[key] for key in _BODY})
 
     @classmethod
-    def _load_variant(cls, raw: Mapping[str, object], *, head: dict[str, object], source: Path) -> TaskDescription:
+    def _load_variant(cls, raw: Mapping[str, object], *, header: dict[str, object], source: Path) -> TaskDescription:
         found, base_path, digest = variants.from_json(raw[VARIANT_KEY], source)  # type: ignore[arg-type]
         base = cls.load(base_path)
         if variants.content_digest(base) != digest:
-            raise DataError(f"'{base.name}' changed after its variant {source} was made. Delete the variant; it is made anew.")
-        return cls(**head, **variants.complete(found, base, source=source))  # type: ignore[arg-type]
+            raise DataError(f"'{base.name}' changed after its variant {source} was made. Delete the variant; it is recreated.")
+        return cls(**header, **variants.complete(found, base, source=source))  # type: ignore[arg-type]
 
     def save(self, path: Path | str) -> None:
-        """Write the file; it is whole or as it was before."""
+        """Write the file atomically."""
         content: dict[str, object] = self.header_json()
         content |= {key: getattr(self, key) for key in _BODY}
         atomic.write_bytes(path, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS))
 
     def header(self, *, preprocessed: str = "none", relative_root: str = "") -> TaskHeader:
-        """The head alone."""
-        fields = {key: getattr(self, key) for key in TaskMeta.__dataclass_fields__}
-        return TaskHeader(**fields, preprocessed=preprocessed, relative_root=relative_root)
+        """The header alone."""
+        return TaskHeader(**self.meta_fields(), preprocessed=preprocessed, relative_root=relative_root)
 
     @property
     def n_folds(self) -> int:

@@ -1,6 +1,6 @@
-"""The head of a task description: everything but its samples, read without reading the samples.
+"""The header of a task description: everything but its samples, read without reading the samples.
 
-Files are written head first, so a few kilobytes of a description of any size are enough.
+Files are written header first, so a few kilobytes of a description of any size are enough.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ import orjson
 
 from mml_ray.errors import DataError, UnknownNameError
 from mml_ray.tasks.attributes import Keyword, License, Modality, RGBInfo, Sizes, TaskType
+from mml_ray.tasks.kinds import TaskKind, kind_of
 
-HEADER_KEYS = (
-    "name", "task_type", "keywords", "modalities", "means", "stds", "sizes", "idx_to_class", "class_occ", "description",
-    "creation_protocol", "reference", "url", "download", "license", "release",
-)  # fmt: skip
-#: a tagged variant has these keys, after the head, in place of the samples: the task it derives from, and what differs
+#: the keys of a tagged variant, after the header and in place of the samples: the task it derives from, and what differs
 VARIANT_OF = "variant_of"
 VARIANT_KEY = "variant"
 NO_PREPROCESSING = "none"
@@ -34,12 +31,12 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 @dataclass(kw_only=True)
 class TaskMeta:
-    """What is known about a task apart from its samples; fields in the order of the file."""
+    """What is known about a task apart from its samples. Fields in the order of the file, whose keys they are."""
 
     name: str
     task_type: TaskType
     keywords: list[Keyword] = field(default_factory=list)
-    #: modality -> the file suffixes that occur, as "png; jpg; "; empty for entries that are no files
+    #: modality -> the file suffixes that occur, as "png; jpg; "; empty for entries that are not files
     modalities: dict[Modality, str] = field(default_factory=dict)
     means: RGBInfo = _UNKNOWN_CHANNELS
     stds: RGBInfo = _UNKNOWN_CHANNELS
@@ -56,36 +53,39 @@ class TaskMeta:
     release: str = ""
 
     @property
+    def kind(self) -> TaskKind:
+        """The facts about this kind of task."""
+        return kind_of(self.task_type, self.modalities)
+
+    @property
     def target(self) -> Modality | None:
         """The modality to predict, ``None`` for unlabelled tasks."""
-        options = self.task_type.target_modalities
-        return next((modality for modality in options if modality in self.modalities), options[0] if options else None)
+        return Modality(self.kind.target) if self.kind.target is not None else None
+
+    def meta_fields(self) -> dict[str, Any]:
+        """The fields of the header by name; the values are shared, not copied."""
+        return {key: getattr(self, key) for key in HEADER_KEYS}
 
     def header_json(self) -> dict[str, Any]:
-        """The head as plain data, keys in the order of the file."""
-        return {
-            "name": self.name,
-            "task_type": self.task_type.value,
-            "keywords": [str(keyword) for keyword in self.keywords],
-            "modalities": {str(modality): suffixes for modality, suffixes in self.modalities.items()},
-            "means": self.means.to_list(),
-            "stds": self.stds.to_list(),
-            "sizes": self.sizes.to_list(),
-            "idx_to_class": {str(index): name for index, name in self.idx_to_class.items()},
-            "class_occ": dict(self.class_occ),
-            "description": self.description,
-            "creation_protocol": self.creation_protocol,
-            "reference": self.reference,
-            "url": self.url,
-            "download": self.download,
-            "license": str(self.license),
-            "release": self.release,
-        }
+        """The header as plain data, keys in the order of the file."""
+        return {key: _plain(value) for key, value in self.meta_fields().items()}
+
+
+#: the keys of the header in a file, in their order
+HEADER_KEYS = tuple(TaskMeta.__dataclass_fields__)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, RGBInfo | Sizes):
+        return value.to_list()
+    if isinstance(value, dict):
+        return {str(key): item for key, item in value.items()}
+    return [str(item) for item in value] if isinstance(value, list) else str(value)
 
 
 @dataclass(kw_only=True)
 class TaskHeader(TaskMeta):
-    """The head of a stored description, and where it lies (the last two are filled by the data root)."""
+    """The header of a stored description, and where it lies (the last two are filled by the data root)."""
 
     #: the task this one is a tagged variant of, '' for an independent task
     base: str = ""
@@ -96,11 +96,11 @@ class TaskHeader(TaskMeta):
 
 
 def parse_header(raw: Mapping[str, Any], source: Path | str) -> dict[str, Any]:
-    """Typed fields from plain ones; raises :class:`DataError` naming ``source`` if one is missing or makes no sense."""
+    """Typed fields from plain ones; raises :class:`DataError` naming ``source`` if one is missing or invalid."""
     missing = [key for key in HEADER_KEYS if key not in raw]
     if missing:
         raise DataError(
-            f"{source} is no task description of a known version: it lacks {', '.join(missing)}. Create the task anew."
+            f"{source} is not a task description of a known version: it lacks {', '.join(missing)}. Recreate the task."
         )
     parsers: dict[str, Callable[[Any], Any]] = {
         "task_type": TaskType,
@@ -125,7 +125,7 @@ def parse_header(raw: Mapping[str, Any], source: Path | str) -> dict[str, Any]:
 
 
 def read_header(path: Path | str) -> TaskHeader:
-    """The head of the description at ``path``; reads as much of the file as the head takes (all of it if the head comes last)."""
+    """The header of the description at ``path``; reads as much of the file as it takes (all of it if the header comes last)."""
     raw = _read_leading(Path(path)) or read_json(Path(path))
     return TaskHeader(**parse_header(raw, path), base=str(raw.get(VARIANT_OF, "")))
 
@@ -137,14 +137,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"The task description {path} cannot be read: {error.strerror or error}.") from error
     except orjson.JSONDecodeError as error:
-        raise DataError(f"The task description {path} is damaged: {error}. Delete it and create the task anew.") from error
+        raise DataError(f"The task description {path} is damaged: {error}. Delete it and recreate the task.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is no task description: it holds {type(content).__name__} where an object is expected.")
+        raise DataError(f"{path} is not a task description: it holds a {type(content).__name__} instead of an object.")
     return content
 
 
 def _read_leading(path: Path) -> dict[str, Any] | None:
-    """The head if the file starts with it, else ``None``."""
+    """The header if the file starts with it, else ``None``."""
     try:
         with path.open("rb") as stream:
             data = b""

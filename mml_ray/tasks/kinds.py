@@ -27,8 +27,9 @@ class TaskKind:
 
     #: the value in descriptions; kinds of one type differ in ``target``
     task_type: str
-    #: the modality to predict; ``None``: nothing is predicted
+    #: the modality to predict; ``None``: not known, or nothing (``unlabelled``)
     target: str | None = None
+    unlabelled: bool = False
     #: alternatives: a sample must have all modalities of one of them
     requires: tuple[tuple[str, ...], ...] = ()
     #: key below ``loss`` and ``metrics`` in the configuration; ``None``: cannot be trained
@@ -215,4 +216,4 @@ add_kind(
         figures=("predicted_against_true",),
     )
 )
-add_kind(TaskKind(task_type="no_task", requires=(("image",),)))
+add_kind(TaskKind(task_type="no_task", unlabelled=True, requires=(("image",),)))

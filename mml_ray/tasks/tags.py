@@ -1,7 +1,7 @@
 """Tags derive tasks from tasks: ``digits+nested?0+subset?0_5``.
 
 ``+`` starts a tag, ``?`` an argument, ``_`` is the decimal separator. A tag is a function ``(TaskDescription, *arguments) -> Variant``
-registered as kind ``tag``; arguments are strings. ``duplicate`` is none: it gives a task a second name in the task list.
+registered as kind ``tag``; arguments are strings. ``duplicate`` is not a tag: it gives a task a second name in the task list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import cast
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
 from mml_ray.tasks.description import TaskDescription
-from mml_ray.tasks.header import TaskMeta
 from mml_ray.tasks.modifiers.labels import confuse, subclass
 from mml_ray.tasks.modifiers.sizes import shrink_equal, shrink_train, subset
 from mml_ray.tasks.modifiers.splits import identity, nested, redistribute_splits
@@ -43,7 +42,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class TaskName:
-    """A task name taken apart."""
+    """A parsed task name."""
 
     base: str
     tags: tuple[Tag, ...] = ()
@@ -63,17 +62,19 @@ class TaskName:
 
 
 def parse(name: str) -> TaskName:
-    """Take a name apart; raises on a malformed one. Whether its tags exist is told by :func:`check`."""
+    """Parse a name; raises on a malformed one. Whether its tags exist is checked by :func:`check`."""
     base, *tags = name.split(TAG_SEPARATOR)
     if not base:
-        raise MMLMisconfigurationException(f"The task name {name!r} has no base: expected <task>+<tag>?<argument>...")
+        raise MMLMisconfigurationException(f"The task name {name!r} has no base task, it must be <task>+<tag>?<argument>...")
     parsed = []
     for text in tags:
         tag, *args = text.strip().split(ARGUMENT_SEPARATOR)
         if not tag:
             raise MMLMisconfigurationException(f"The task name {name!r} has an empty tag.")
         if "." in text:
-            raise MMLMisconfigurationException(f"The tag '{text}' of {name!r} has a dot; the decimal separator is an underscore.")
+            raise MMLMisconfigurationException(
+                f"The tag '{text}' of {name!r} must not contain a dot; write an underscore as the decimal separator."
+            )
         parsed.append(Tag(tag, tuple(args)))
     return TaskName(base, tuple(parsed))
 
@@ -89,12 +90,12 @@ def strip_duplicate(name: str) -> str:
 
 
 def is_derived(name: str, base: str) -> bool:
-    """Whether ``name`` is ``base`` or a tagged variant of it. (``cifar100`` is none of ``cifar10``.)"""
+    """Whether ``name`` is ``base`` or a tagged variant of it (``cifar100`` is not one of ``cifar10``)."""
     return name == base or name.startswith(base + TAG_SEPARATOR)
 
 
 def check(name: str) -> TaskName:
-    """Parse ``name`` and raise :class:`UnknownNameError` for a tag nobody registered, or on a wrong number of arguments."""
+    """Parse ``name``; raises :class:`UnknownNameError` for an unregistered tag, and on a wrong number of arguments."""
     parsed = parse(name)
     for tag in parsed.tags:
         if tag.name != DUPLICATE:
@@ -116,7 +117,7 @@ def _function_of(tag: Tag) -> TagFunction:
 
 
 def modify(description: TaskDescription, tag: Tag) -> Variant:
-    """What ``tag`` makes of ``description``; pure, deterministic."""
+    """The variant that ``tag`` derives from ``description``; pure, deterministic."""
     function = _function_of(tag)
     try:
         variant = function(description, *tag.args)
@@ -129,10 +130,8 @@ def modify(description: TaskDescription, tag: Tag) -> Variant:
 
 
 def derive(description: TaskDescription, tag: Tag) -> TaskDescription:
-    """The tagged task whole, in memory."""
+    """The whole tagged task, in memory."""
     variant = modify(description, tag)
     name = description.name + TAG_SEPARATOR + str(tag)
-    meta = variant.meta(description, name)
-    fields = {key: getattr(meta, key) for key in TaskMeta.__dataclass_fields__}
     parts = complete(variant, description, source=f"tag '{tag}'")
-    return TaskDescription(**fields, **parts, mask_classes=description.mask_classes)
+    return TaskDescription(**variant.meta_fields(description, name), **parts, mask_classes=description.mask_classes)

@@ -1,4 +1,4 @@
-"""A variant of a task: which of the base's samples play which part, and what else differs. Never the samples themselves.
+"""A variant of a task: to which fold or split each of the base's samples belongs, and what else differs. Never the samples.
 
 Samples of the base are numbered: its training samples in the order of the description, then its test samples, then its
 unlabelled ones. A variant of 100,000 samples takes a quarter of a megabyte: ascending numbers, stored as differences.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Variant:
-    """What a tag changes. Index lists are ascending; a sample plays at most one part."""
+    """What a tag changes. Index lists are ascending; a sample is in at most one of them."""
 
     train_folds: list[list[int]]
     test: list[int] = field(default_factory=list)
@@ -35,21 +35,20 @@ class Variant:
     idx_to_class: dict[int, str] | None = None
     #: modality -> {sample number: entry that replaces the base's}
     entries: dict[str, dict[int, Any]] = field(default_factory=dict)
-    #: said in the creation protocol
+    #: appended to the creation protocol
     note: str = ""
 
-    def meta(self, base: TaskMeta, name: str) -> TaskMeta:
-        """The head of the variant, called ``name``."""
-        fields: dict[str, Any] = {key: getattr(base, key) for key in TaskMeta.__dataclass_fields__}
-        fields |= {"name": name, "class_occ": self.class_occ, "creation_protocol": base.creation_protocol + self.note}
+    def meta_fields(self, base: TaskMeta, name: str) -> dict[str, Any]:
+        """The header of the variant, called ``name``, as fields by name."""
+        changed: dict[str, Any] = {"name": name, "class_occ": self.class_occ, "creation_protocol": base.creation_protocol + self.note}
         if self.idx_to_class is not None:
-            fields["idx_to_class"] = self.idx_to_class
-        return TaskMeta(**fields)
+            changed["idx_to_class"] = self.idx_to_class
+        return base.meta_fields() | changed
 
 
 def to_bytes(variant: Variant, base: TaskDescription, *, name: str, base_file: str) -> bytes:
-    """The content of the variant's file: the whole head, then index lists that refer to ``base_file`` in the same folder."""
-    content = variant.meta(base, name).header_json()
+    """The content of the variant's file: the whole header, then index lists that refer to ``base_file`` in the same folder."""
+    content = TaskMeta(**variant.meta_fields(base, name)).header_json()
     content[VARIANT_OF] = base.name
     content[VARIANT_KEY] = {
         "base_file": base_file,
@@ -81,7 +80,7 @@ def from_json(stored: Mapping[str, Any], path: Path) -> tuple[Variant, Path, str
         return variant, path.parent / stored["base_file"], stored["base_digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"The tagged variant {path} is damaged ({error!r}). Delete it; it is made anew when it is needed."
+            f"The tagged variant {path} is damaged ({error!r}). Delete it; it is recreated when it is needed."
         ) from error
 
 
@@ -103,11 +102,9 @@ def complete(variant: Variant, base: TaskDescription, *, source: Path | str) -> 
         test = dict(numbered[number] for number in variant.test)
         unlabelled = dict(numbered[number] for number in variant.unlabelled)
     except IndexError as error:
-        raise DataError(f"The tagged variant {source} refers to samples that '{base.name}' has not. Delete it.") from error
+        raise DataError(f"The tagged variant {source} refers to samples that '{base.name}' does not have. Delete it.") from error
     if len(train) < sum(map(len, folds)):
-        raise DataError(
-            f"In {source} one sample id is used twice: '{base.name}' gave the same id to a training and a test sample."
-        )
+        raise DataError(f"{source} uses a sample id twice: '{base.name}' has a training and a test sample with the same id.")
     return {"train_samples": train, "train_folds": folds, "test_samples": test, "unlabeled_samples": unlabelled}
 
 

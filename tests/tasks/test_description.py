@@ -73,7 +73,7 @@ def test_a_header_longer_than_one_read_is_complete(tmp_path: Path, length: int) 
     ("content", "message"),
     [
         (b"", "damaged"),
-        (b"[1, 2]", "holds list"),
+        (b"[1, 2]", "holds a list"),
         (b'{"name": "x"}', "lacks task_type"),
         (b'{"name": "x", ', "damaged"),
         (b"\xff\xfe\x00", "damaged"),
@@ -163,7 +163,7 @@ def test_class_counts_agree_with_the_established_ones(name: str) -> None:
 def test_masks_have_to_be_read_before_they_are_counted() -> None:
     task = builders.segmentation(12)
     assert task.class_occ == {"background": 12, "A": 6, "B": 2}
-    with pytest.raises(DataError, match="none was read"):
+    with pytest.raises(DataError, match="no masks were read"):
         count_classes(task.train_samples, task.task_type, idx_to_class=task.idx_to_class)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.tasks.attributes import TaskType
 from mml_ray.tasks.classes import class_names
 from mml_ray.tasks.description import TaskDescription
 from mml_ray.tasks.modifiers.numbered import SEED, Numbered, fraction, whole_number
@@ -16,21 +17,21 @@ from mml_ray.tasks.variant import Variant
 def confuse(description: TaskDescription, share: str) -> Variant:
     """A random ``share`` of the training samples gets a random class (which may be its own); classification only."""
     part = fraction(share, "share")
-    if description.task_type != TaskType.CLASSIFICATION:
-        raise MMLMisconfigurationException(f"confuse needs a classification task, '{description.name}' is not.")
     found = Numbered(description)
+    found.require_exclusive_classes("confuse")
+    target = str(found.kind.target)
     hit = sorted(permutation(found.n_train, SEED, "confuse")[: round(part * found.n_train)])
     classes = sorted(description.idx_to_class)
     drawn = permutation(len(hit) * len(classes), SEED, "class")
     new = {number: classes[drawn[position] % len(classes)] for position, number in enumerate(hit)}
-    raws = [new.get(number, found.samples[number]["class"]) for number in range(found.n_train)]
+    raws = [new.get(number, found.samples[number][target]) for number in range(found.n_train)]
     counted = Counter(description.idx_to_class[raw] for raw in raws)
     return Variant(
         train_folds=found.folds(),
         test=found.test(),
         unlabelled=found.unlabelled(),
         class_occ={name: counted[name] for name in class_names(description.idx_to_class)},
-        entries={"class": new},
+        entries={target: new},
     )
 
 
@@ -42,40 +43,60 @@ def subclass(description: TaskDescription, *classes: str) -> Variant:
     """
     names = class_names(description.idx_to_class)
     chosen = [whole_number(text, "class") for text in classes]
-    supported = (TaskType.CLASSIFICATION, TaskType.SEMANTIC_SEGMENTATION, TaskType.MULTILABEL_CLASSIFICATION)
-    if description.task_type not in supported or "soft_classes" in description.modalities:
-        raise MMLMisconfigurationException(f"subclass cannot reduce task '{description.name}' ({description.task_type.value}).")
+    found = Numbered(description)
+    if (reduce := _REDUCTIONS.get(str(description.target))) is None:
+        raise MMLMisconfigurationException(
+            f"subclass cannot leave out classes of task '{description.name}' ({description.task_type.value}, "
+            f"{description.target or 'no target'}); it can where the target is {', '.join(_REDUCTIONS)}."
+        )
     kept = {names[index] for index in chosen if 0 <= index < len(names)}
-    if description.task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if found.kind.labels_in_files:
         kept.add(names[0])
     if len(kept) < 2 or not all(0 <= index < len(names) for index in chosen):
         listed = ", ".join(f"{index}={name}" for index, name in enumerate(names))
         raise MMLMisconfigurationException(f"subclass needs at least two classes of '{description.name}' by index: {listed}.")
-    return _reduced(Numbered(description), {raw: name for raw, name in description.idx_to_class.items() if name in kept})
+    mapping = {raw: name for raw, name in description.idx_to_class.items() if name in kept}
+    return replace(reduce(found, mapping), unlabelled=found.unlabelled(), idx_to_class=mapping)
 
 
-def _reduced(found: Numbered, mapping: dict[int, str]) -> Variant:
-    task_type = found.description.task_type
-    folds, test = found.folds(), found.test()
-    entries: dict[str, dict[int, object]] = {}
-    if task_type == TaskType.CLASSIFICATION:
-        folds = [[number for number in fold if found.samples[number]["class"] in mapping] for fold in folds]
-        test = [number for number in test if found.samples[number]["class"] in mapping]
-        if not all(folds):
-            raise DataError(f"subclass leaves a fold of task '{found.description.name}' without any sample.")
+def _drop_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
+    """Samples of other classes are left out."""
+    target = str(found.kind.target)
+    folds = [[number for number in fold if found.samples[number][target] in mapping] for fold in found.folds()]
+    if not all(folds):
+        raise DataError(f"subclass leaves a fold of task '{found.description.name}' without any sample.")
+    return Variant(
+        train_folds=folds,
+        test=[number for number in found.test() if found.samples[number][target] in mapping],
+        class_occ=found.count([number for fold in folds for number in fold], mapping),
+    )
+
+
+def _remove_labels(found: Numbered, mapping: dict[int, str]) -> Variant:
+    """Samples lose the labels of other classes."""
+    target, folds, test = str(found.kind.target), found.folds(), found.test()
     numbers = [number for fold in folds for number in fold]
-    if task_type == TaskType.MULTILABEL_CLASSIFICATION:
-        labels = {number: [raw for raw in found.samples[number]["classes"] if raw in mapping] for number in [*numbers, *test]}
-        entries["classes"] = {number: kept for number, kept in labels.items() if kept != found.samples[number]["classes"]}
-        counted = Counter(name for number in numbers for name in {mapping[raw] for raw in labels[number]})
-        occurrences = {name: counted[name] for name in class_names(mapping)}
-    else:
-        occurrences = found.count(numbers, mapping)
+    labels = {number: [raw for raw in found.samples[number][target] if raw in mapping] for number in [*numbers, *test]}
+    counted = Counter(name for number in numbers for name in {mapping[raw] for raw in labels[number]})
     return Variant(
         train_folds=folds,
         test=test,
-        unlabelled=found.unlabelled(),
-        class_occ=occurrences,
-        idx_to_class=mapping,
-        entries=entries,
+        class_occ={name: counted[name] for name in class_names(mapping)},
+        entries={target: {number: kept for number, kept in labels.items() if kept != found.samples[number][target]}},
     )
+
+
+def _keep_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
+    """Files stay as they are: the loader takes raw values that have no class for background."""
+    folds = found.folds()
+    return Variant(
+        train_folds=folds, test=found.test(), class_occ=found.count([number for fold in folds for number in fold], mapping)
+    )
+
+
+#: target -> how a task is reduced to some of its classes; soft labels and values cannot be
+_REDUCTIONS: dict[str, Callable[[Numbered, dict[int, str]], Variant]] = {
+    "class": _drop_samples,
+    "classes": _remove_labels,
+    "mask": _keep_samples,
+}

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException
-from mml_ray.tasks.attributes import TaskType
 from mml_ray.tasks.classes import count_classes, strata
 from mml_ray.tasks.description import TaskDescription
+from mml_ray.tasks.kinds import TaskKind
 from mml_ray.tasks.splitting import split_pools, split_stratified
 
 SEED = 42
@@ -39,6 +39,19 @@ class Numbered:
         self.ids = [*description.train_samples, *description.test_samples]
         self.samples = [*description.train_samples.values(), *description.test_samples.values()]
         self.number = {sample_id: number for number, sample_id in enumerate(description.train_samples)}
+
+    @property
+    def kind(self) -> TaskKind:
+        """The facts about the task's kind."""
+        return self.description.kind
+
+    def require_exclusive_classes(self, tag: str) -> None:
+        """Raise unless every sample has exactly one class."""
+        if not self.kind.exclusive_classes:
+            found = self.description
+            raise MMLMisconfigurationException(
+                f"{tag} needs a classification task, '{found.name}' is a {found.task_type.value} task."
+            )
 
     @property
     def n_train(self) -> int:
@@ -74,12 +87,12 @@ class Numbered:
         return count_classes(chosen, found.task_type, idx_to_class=mapping, mask_classes=found.mask_classes)
 
     def pools(self, numbers: Sequence[int]) -> dict[str, list[int]]:
-        """The samples of a classification task by raw class; one pool for any other task."""
-        if self.description.task_type != TaskType.CLASSIFICATION:
+        """The samples by raw class where every sample has exactly one; one pool for any other task."""
+        if not self.kind.exclusive_classes:
             return {"The task": list(numbers)}
         pools: dict[str, list[int]] = defaultdict(list)
         for number in numbers:
-            raw = self.samples[number]["class"]
+            raw = self.samples[number][str(self.kind.target)]
             pools[f"Class '{self.description.idx_to_class[raw]}' (index {raw})"].append(number)
         return dict(pools)
 
@@ -90,7 +103,7 @@ class Numbered:
         groups = [sample.get("group") for sample in chosen.values()]
         grouped = any(group is not None for group in groups)
         pools = self.pools(numbers)
-        if found.task_type == TaskType.CLASSIFICATION and not grouped and min(map(len, pools.values())) >= n_folds:
+        if self.kind.exclusive_classes and not grouped and min(map(len, pools.values())) >= n_folds:
             return [sorted(fold) for fold in split_pools(pools, n_folds, seed=SEED)]
         labels = strata(
             chosen, found.task_type, n_folds=n_folds, idx_to_class=found.idx_to_class, mask_classes=found.mask_classes

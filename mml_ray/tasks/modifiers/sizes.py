@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.tasks.attributes import TaskType
 from mml_ray.tasks.description import TaskDescription
 from mml_ray.tasks.modifiers.numbered import SEED, Numbered, fraction, whole_number
 from mml_ray.tasks.splitting import permutation
@@ -41,7 +40,7 @@ def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> 
         share = wanted * len(fold) / available
         pools = found.pools(fold)
         lengths = _shares(share, {name: len(pool) for name, pool in pools.items()})
-        least = MIN_PER_CLASS if description.task_type == TaskType.CLASSIFICATION else 1
+        least = MIN_PER_CLASS if found.kind.exclusive_classes else 1
         kept.append(
             sorted(
                 number
@@ -55,9 +54,8 @@ def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> 
 def shrink_equal(description: TaskDescription, per_class: str, seed: str = "42") -> Variant:
     """Keep ``per_class`` samples of each class over all folds and deal them anew into as many folds; classification only."""
     wanted, chosen_seed = whole_number(per_class, "per_class"), whole_number(seed, "seed")
-    if description.task_type != TaskType.CLASSIFICATION:
-        raise MMLMisconfigurationException(f"shrink_equal needs a classification task, '{description.name}' is not.")
     found = Numbered(description)
+    found.require_exclusive_classes("shrink_equal")
     pools = found.pools(sorted(number for fold in found.folds() for number in fold))
     short = {name: len(pool) for name, pool in pools.items() if len(pool) < wanted}
     if wanted < description.n_folds or short:
