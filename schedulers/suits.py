@@ -11,16 +11,14 @@ from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.schedulers.components import plain
 from mml_ray.store.manager import MMLFileManager
 from mml_ray.tasks.header import TaskHeader
+from mml_ray.tasks.kinds import check_fact, check_views_of
 from mml_ray.tasks.struct import TaskStruct
 
 if TYPE_CHECKING:
     from mml_ray.schedulers.base import AbstractBaseScheduler
 
-#: configuration routes for which a model has losses and metrics of its own
-_WITH_DEFAULTS = ("cls", "mlcls", "seg", "reg")
-#: callbacks that mix the labels of samples, and the kinds of task that have labels to mix
+#: callbacks that mix the labels of samples
 MIXING = ("cutmix", "mixup")
-MIXED = ("cls", "mlcls")
 
 
 def check(scheduler: AbstractBaseScheduler, tasks: list[str], models: list[list[str]]) -> None:
@@ -45,14 +43,14 @@ def check(scheduler: AbstractBaseScheduler, tasks: list[str], models: list[list[
 
 
 def _check_architecture(struct: TaskStruct, arch: dict[str, Any]) -> None:
-    if struct.task_type.route != "seg":  # any network has what the others need; to ask means to import torch
+    if struct.kind.features == "pooled":  # any network has what the others need; to ask means to import torch
         return
     from mml_ray.models.architectures import supports
 
-    if not supports(arch, "seg"):
+    if not supports(arch, struct.kind.require_route()):
         raise MMLMisconfigurationException(
-            f"Task '{struct.name}' is a segmentation, which arch={arch['backend']} arch.name={arch['name']} cannot learn: it needs an "
-            "encoder-decoder, as arch.name=basic_unet or arch=smp."
+            f"Task '{struct.name}' is a {struct.task_type.value} task, which arch={arch['backend']} arch.name={arch['name']} cannot learn: "
+            "it needs an encoder-decoder, as arch.name=basic_unet or arch=smp."
         )
 
 
@@ -68,11 +66,8 @@ def _check_losses(struct: TaskStruct, loss: dict[str, Any]) -> None:
 
 def _check_callbacks(struct: TaskStruct, callbacks: dict[str, Any]) -> None:
     for identity, item in callbacks.items():
-        if str((item or {}).get("name", identity)) in MIXING and struct.task_type.route not in MIXED:
-            raise MMLMisconfigurationException(
-                f"cbs.{identity}: mixing is for classification and multi-label classification, task '{struct.name}' is "
-                f"{struct.task_type.value}. Leave the callback out."
-            )
+        if str((item or {}).get("name", identity)) in MIXING:
+            check_fact(struct.kind, "mixable", what=f"cbs.{identity}", task=struct.name)
 
 
 def _logged(names: list[str], structs: list[TaskStruct], metrics: dict[str, Any]) -> Iterator[str]:
@@ -101,11 +96,10 @@ def check_linked(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str])
     """
     for name in names:
         header = _header(name, manager, str(cfg.preprocessing.id))
-        route = header.task_type.route
-        needed = [] if route in _WITH_DEFAULTS else [("loss", route), ("metrics", route)]
-        targets = [str(modality) for modality in header.task_type.target_modalities if modality in header.modalities]
-        for group, key in [*needed, *(("loaders", target) for target in targets[:1])]:
-            if group in cfg and key not in cfg[group]:
+        kind, route = header.kind, header.kind.require_route()
+        needed = (("loss", route, kind.losses), ("metrics", route, kind.metrics), ("loaders", str(kind.target), kind.loader))
+        for group, key, default in needed:
+            if not default and group in cfg and key not in cfg[group]:
                 raise MMLMisconfigurationException(
                     f"Task '{name}' is a {header.task_type.value} task, and the configuration has no {group}.{key}. {_hint(group, key)}"
                 )
@@ -120,12 +114,7 @@ def check_views(cfg: DictConfig, manager: MMLFileManager, names: Iterable[str]) 
     if not cfg.get("tta", {}).get("variations", None):
         return
     for name in names:
-        task_type = _header(name, manager, str(cfg.preprocessing.id)).task_type
-        if task_type.route not in _WITH_DEFAULTS:
-            raise MMLMisconfigurationException(
-                f"tta turns and crops images, and nobody can turn the predictions of task '{name}', a {task_type.value} task, back. "
-                "Set tta=none."
-            )
+        check_views_of(_header(name, manager, str(cfg.preprocessing.id)).kind, name)
 
 
 def _header(name: str, manager: MMLFileManager, preprocessing: str) -> TaskHeader:

@@ -27,8 +27,9 @@ from mml_ray.data.options import DataTask, LoadingOptions
 from mml_ray.data.preprocess import open_store
 from mml_ray.data.sampling import Stream, class_weights, multilabel_weights
 from mml_ray.errors import DataError, MMLMisconfigurationException, unknown_name_message
-from mml_ray.tasks.attributes import DataSplit, TaskType
+from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
+from mml_ray.tasks.kinds import check_fact, kind_of
 
 _PHASES = {"train": DataSplit.TRAIN, "val": DataSplit.VAL, "test": DataSplit.TEST}
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -241,13 +242,10 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
 def sample_weights(dataset: TaskDataset) -> NDArray[np.float64]:
     """Weights that draw all classes equally often; raises for tasks without classes."""
-    if dataset.task_type == TaskType.CLASSIFICATION:
-        return class_weights(dataset.labels().astype(np.int64))
-    if dataset.task_type == TaskType.MULTILABEL_CLASSIFICATION:
-        return multilabel_weights(dataset.labels())
-    raise MMLMisconfigurationException(
-        f"sampling.balanced is for classification and multi-label classification; task '{dataset.name}' is {dataset.task_type}."
-    )
+    kind = kind_of(dataset.task_type)
+    check_fact(kind, "balanceable", what="sampling.balanced", task=dataset.name)
+    labels = dataset.labels()
+    return class_weights(labels.astype(np.int64)) if kind.exclusive_classes else multilabel_weights(labels)
 
 
 def _description(task: DataTask) -> TaskDescription:

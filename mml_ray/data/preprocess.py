@@ -25,7 +25,7 @@ from mml_ray.data.augment import build_preprocessing
 from mml_ray.data.cache.arrow import ArrowReader, ArrowWriter, compact, is_store
 from mml_ray.data.cache.decoded import array_keys
 from mml_ray.data.dataset import Sample, TaskDataset
-from mml_ray.data.loaders import DEFAULT_LOADERS
+from mml_ray.data.loaders import default_loader
 from mml_ray.data.options import Preprocessing
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.tasks.attributes import KORNIA_VALID_MODALITIES, DataSplit
@@ -52,7 +52,7 @@ def store_definition(preprocessing: Preprocessing, loaders: Mapping[str, str]) -
     return {
         "id": preprocessing.id,
         "pipeline": [dict(step) for step in preprocessing.pipeline],
-        "loaders": {modality: loaders.get(modality, DEFAULT_LOADERS[modality]) for modality in ("image", "mask")},
+        "loaders": {modality: loaders.get(modality, default_loader(modality)) for modality in ("image", "mask")},
     }
 
 

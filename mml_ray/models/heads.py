@@ -1,7 +1,8 @@
-"""Heads by configuration route: from an architecture's features to the scores (logits) of one task.
+"""Heads: from an architecture's features to the scores (logits) of one task.
 
-A plugin registers a head for the route of its task type: ``registry.add("head", "kp", KeypointHead)``; it is called with
-``(architecture, spec, drop_rate)`` and its ``forward`` gets the features and the size of the images.
+A plugin registers a head under the key that its :class:`~mml_ray.tasks.kinds.TaskKind` names (``head``, by default the route):
+``registry.add("head", "kp", KeypointHead)``. It is called with ``(architecture, spec, drop_rate)``; its ``forward`` gets the
+features and the size of the images.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.models.architectures.base import Architecture, Features
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import TaskType
+from mml_ray.tasks.kinds import TaskKind, kind_of
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,28 @@ class TaskSpec:
         known = {key: given[key] for key in cls.__dataclass_fields__ if key in given and key != "name" and given[key] is not None}
         if "task_type" not in known:
             raise MMLMisconfigurationException(f"The task '{name}' has no 'task_type': {sorted(given)}.")
-        known["task_type"] = str(known["task_type"])
+        known["task_type"] = TaskType(str(known["task_type"])).value
         spec = cls(name=name, **{"num_classes": 0, **known})
         if not spec.weight > 0:
             raise MMLMisconfigurationException(f"The weight of task '{name}' is {spec.weight}; it has to be above 0.")
-        if TaskType(spec.task_type).has_classes and spec.num_classes < 1:
+        if spec.kind.has_classes and spec.num_classes < 1:
             raise MMLMisconfigurationException(f"The task '{name}' ({spec.task_type}) has {spec.num_classes} classes.")
         return spec
 
     @property
+    def kind(self) -> TaskKind:
+        """The facts about this kind of task."""
+        return kind_of(self.task_type, [self.target] if self.target else [])
+
+    @property
     def route(self) -> str:
         """The key below ``losses`` and ``metrics``."""
-        return TaskType(self.task_type).route
+        return self.kind.require_route()
 
     @property
     def outputs(self) -> int:
         """The number of scores per sample (or pixel)."""
-        return 1 if self.route == "reg" else self.num_classes
+        return self.num_classes if self.kind.outputs is None else self.kind.outputs
 
 
 def create_head(architecture: Architecture, spec: TaskSpec, drop_rate: float = 0.0) -> nn.Module:
@@ -66,7 +73,7 @@ def create_head(architecture: Architecture, spec: TaskSpec, drop_rate: float = 0
             f"The architecture '{architecture.name}' does not support {spec.task_type} (task '{spec.name}'). "
             "Segmentation needs an encoder-decoder: arch.name=basic_unet, or arch=smp."
         )
-    made: nn.Module = registry.lookup("head", spec.route)(architecture, spec, drop_rate)
+    made: nn.Module = registry.lookup("head", spec.kind.head or spec.route)(architecture, spec, drop_rate)
     return made
 
 
@@ -108,6 +115,5 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
-for _route in ("cls", "mlcls", "reg"):
-    registry.add("head", _route, PooledHead)
-registry.add("head", "seg", DenseHead)
+registry.add("head", "pooled", PooledHead)
+registry.add("head", "dense", DenseHead)

@@ -166,7 +166,7 @@ class MultiTaskModel(BaseModel):
             if views is None:
                 tasks[task] = {"scores": scores(samples["image"])}
             else:
-                dense = self.specs[task].route == "seg"
+                dense = self.specs[task].kind.views == "maps"
                 tasks[task] = {"scores": views(scores, samples["image"], sample_ids=samples["sample_id"], dense=dense)}
         output: dict[str, Any] = {"tasks": tasks}
         if len(tasks) == 1:
@@ -252,7 +252,8 @@ class MultiTaskModel(BaseModel):
     def _is_measured(self, task: str, targets: Tensor, phase: str) -> bool:
         if not len(self._metrics.get(task, ())) or (phase == "train" and not self.setting("train_metrics", True)):
             return False
-        return not (self.specs[task].route == "cls" and targets.is_floating_point())  # mixed targets have no class
+        whole = self.specs[task].kind.target_dtype == "int64"
+        return not (whole and targets.is_floating_point())  # what mixup made of classes is a probability, and has no class
 
     def summarize(self, phase: str) -> dict[str, float]:
         """The losses, their total over all tasks, the metrics, and for a test their bootstrap."""

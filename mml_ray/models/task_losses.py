@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException
-from mml_ray.models.criteria import IGNORED
 from mml_ray.models.heads import TaskSpec
 from mml_ray.models.losses import LossConfig, accepted_params, balancing_weights, parse_losses
-from mml_ray.tasks.attributes import TaskType
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = {"cls": ["cross_entropy"], "mlcls": ["bce_with_logits"], "seg": ["dice"], "reg": ["huber"]}
-#: settings of the group that are no route
+#: settings of the group that are not a route
 SETTINGS = ("auto_activate_weighing", "class_weights")
 
 
@@ -24,11 +21,11 @@ def losses_for(spec: TaskSpec, given: Any, *, balanced: bool = False) -> list[Lo
     group = given if isinstance(given, Mapping) and "type" not in given else None
     items = given if group is None else group.get(spec.route)
     if items is None:
-        if spec.route not in DEFAULTS:
+        items = list(spec.kind.losses)
+        if not items:
             raise MMLMisconfigurationException(
-                f"There are no losses for '{spec.route}' tasks such as '{spec.name}': set loss.{spec.route}."
+                f"There is no default loss for task '{spec.name}' ({spec.task_type}). Set loss.{spec.route}."
             )
-        items = DEFAULTS[spec.route]
     configs = parse_losses(items)
     weights, explicit = _class_weights(spec, group or {}, balanced)
     for config in configs:
@@ -38,7 +35,7 @@ def losses_for(spec: TaskSpec, given: Any, *, balanced: bool = False) -> list[Lo
 
 def _class_weights(spec: TaskSpec, group: Mapping[str, Any], balanced: bool) -> tuple[list[float] | None, bool]:
     explicit, auto = group.get("class_weights"), bool(group.get("auto_activate_weighing", False))
-    if not TaskType(spec.task_type).has_classes:
+    if not spec.kind.has_classes:
         return None, False
     if explicit is not None:
         return _explicit_weights(spec, explicit, auto, balanced), True
@@ -72,8 +69,8 @@ def _fill_in(config: LossConfig, spec: TaskSpec, weights: list[float] | None, ex
         config.params = _multi_params(config, spec, weights, explicit)
         return
     accepted = accepted_params(config.type)
-    if spec.route == "seg" and "ignore_index" in accepted:
-        config.params.setdefault("ignore_index", IGNORED)
+    if spec.kind.ignored_label is not None and "ignore_index" in accepted:
+        config.params.setdefault("ignore_index", spec.kind.ignored_label)
     if weights is None or "weight" in config.params:
         return
     if "weight" in accepted:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from mml_ray.errors import DataError
 from mml_ray.tasks.attributes import Modality, TaskType
 from mml_ray.tasks.classes import Sample, strata
+from mml_ray.tasks.kinds import kind_of
 from mml_ray.tasks.splitting import check_folds, split_pools, split_stratified
 
 
@@ -35,12 +36,13 @@ def split_folds(
     ids = list(samples)
     groups = [sample.get(Modality.GROUP) for sample in samples.values()]
     grouped = any(group is not None for group in groups)
-    if ensure_balancing and task_type == TaskType.CLASSIFICATION:
-        pools = _class_pools(samples, idx_to_class)
+    kind = kind_of(task_type)
+    if ensure_balancing and kind.exclusive_classes:
+        pools = _class_pools(samples, str(kind.target), idx_to_class)
         _check_classes(pools, n_folds)
     else:
         pools = {"The task": list(range(len(ids)))}
-    if not grouped and (task_type == TaskType.CLASSIFICATION or not ensure_balancing):
+    if not grouped and (kind.exclusive_classes or not ensure_balancing):
         folds = split_pools(pools, n_folds, fold_0_fraction=fold_0_fraction, seed=seed)
     else:
         labels = (
@@ -61,10 +63,10 @@ def _parts(n_folds: int, fold_0_fraction: float | None) -> int:
     return math.ceil(1 / min(fold_0_fraction, (1 - fold_0_fraction) / (n_folds - 1)) - 1e-9)
 
 
-def _class_pools(samples: Mapping[str, Sample], idx_to_class: Mapping[int, str]) -> dict[str, list[int]]:
+def _class_pools(samples: Mapping[str, Sample], target: str, idx_to_class: Mapping[int, str]) -> dict[str, list[int]]:
     pools: dict[str, list[int]] = defaultdict(list)
     for position, sample in enumerate(samples.values()):
-        raw = sample[Modality.CLASS]
+        raw = sample[target]
         pools[f"Class '{idx_to_class[raw]}' (index {raw})"].append(position)
     return dict(pools)
 

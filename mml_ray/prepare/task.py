@@ -290,7 +290,7 @@ class TaskCreator:
             raise DataError(
                 f"Task '{task.name}' counts the classes {sorted(task.class_occ)}, but has {class_names(task.idx_to_class)}."
             )
-        if task.task_type == TaskType.CLASSIFICATION and task.train_samples:
+        if task.kind.exclusive_classes and task.train_samples:
             total = sum(task.class_occ.values())
             whole = len(task.train_samples)
             if total not in (whole, whole - len(task.train_folds[0])):

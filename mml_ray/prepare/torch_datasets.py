@@ -16,6 +16,7 @@ import numpy as np
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.prepare.images import Pixels, write_png
 from mml_ray.tasks.attributes import Modality, TaskType
+from mml_ray.tasks.kinds import kind_of
 
 KINDS = ("training", "testing", "unlabeled")
 _TRANSFORMS = ("transform", "target_transform", "transforms")
@@ -74,9 +75,10 @@ def _files(
     """The files of one sample, as (relative path, pixels)."""
     image, target = _take_apart(sample, kind, task_type)
     pixels = _pixels(_as_colours(image), f"{kind} sample {stem}")
-    if kind == "unlabeled" or task_type == TaskType.NO_TASK:
+    target_kind = kind_of(task_type)
+    if kind == "unlabeled" or target_kind.unlabelled:
         return [(f"{kind}_data/{stem}.png", pixels)]
-    if task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if target_kind.labels_in_files:
         mask = _pixels(_as_numbers(target), f"mask of {kind} sample {stem}")
         return [(f"{kind}_data/{stem}.png", pixels), (f"{kind}_labels/{stem}.png", mask)]
     index = int(target)
@@ -87,7 +89,7 @@ def _files(
 
 
 def _take_apart(sample: Any, kind: str, task_type: TaskType) -> tuple[Any, Any]:
-    target = {TaskType.CLASSIFICATION: Modality.CLASS, TaskType.SEMANTIC_SEGMENTATION: Modality.MASK}.get(task_type)
+    target = kind_of(task_type).target
     if isinstance(sample, Mapping):
         return sample[Modality.IMAGE], sample.get(target) if target is not None else None
     if isinstance(sample, tuple | list):

@@ -10,7 +10,6 @@ from mml_ray.errors import DataError, TaskNotFoundError
 from mml_ray.prepare.checks.facts import load_facts, save_facts
 from mml_ray.store.data_root import DataRoot, writing
 from mml_ray.tasks import tags
-from mml_ray.tasks.attributes import TaskType
 from mml_ray.tasks.description import TaskDescription, clean_name, description_file_name
 from mml_ray.tasks.header import NO_PREPROCESSING
 from mml_ray.tasks.struct import TaskStruct
@@ -43,7 +42,7 @@ def derived(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCESSIN
     """
     wanted = tags.parse(tags.check(name).data_name)
     description = data_root.description(wanted.base, preprocessing)
-    if description.task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if description.kind.labels_in_files:
         description.mask_classes = {}
     for tag in wanted.tags:
         description = tags.derive(description, tag)
@@ -98,7 +97,7 @@ def _make(root: DataRoot, base: str, variant: str, *, preprocessing: str) -> Non
             f"'{variant}' is derived from raw data, but '{base}' is only stored preprocessed. Create it anew."
         )
     description = TaskDescription.load(base_path)
-    if description.task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if description.kind.labels_in_files:
         description.mask_classes = _mask_classes(root, base)
     tag = tags.parse(variant).tags[-1]
     content = to_bytes(tags.modify(description, tag), description, name=variant, base_file=base_path.name)

@@ -44,6 +44,8 @@ class TaskKind:
     labels: str = "labels"
     #: whether classes can only be counted by reading files (masks)
     labels_in_files: bool = False
+    #: key of the registry: the loader of the target where the configuration names none; without it, it must
+    loader: str | None = None
     #: of the targets of a batch; shape without the batch dimension, ``None``: whatever the loader gives
     target_dtype: str = "float32"
     target_shape: tuple[int | Literal["classes", "height", "width"], ...] | None = None
@@ -113,6 +115,29 @@ def kind_of(task_type: str, modalities: Collection[str] = ()) -> TaskKind:
     return next((kind for kind in kinds if kind.target in modalities), kinds[0])
 
 
+def kind_of_route(route: str) -> TaskKind:
+    """The first kind of a configuration route; one without facts if no kind has it."""
+    return next((kind for kind in all_kinds() if kind.route == route), TaskKind(task_type="unknown", route=route))
+
+
+def check_fact(kind: TaskKind, fact: str, *, what: str, task: str) -> None:
+    """Raise unless the boolean ``fact`` holds for the kind of ``task``; ``what`` needs it and is the subject of the message."""
+    if not getattr(kind, fact):
+        able = dict.fromkeys(other.task_type for other in all_kinds() if getattr(other, fact))
+        raise MMLMisconfigurationException(
+            f"{what} works for {', '.join(able)} tasks only, but task '{task}' is of type {kind.task_type}."
+        )
+
+
+def check_views_of(kind: TaskKind, task: str) -> None:
+    """Raise unless the predictions for variations of an image of ``task`` can be averaged."""
+    if kind.views is None:
+        raise MMLMisconfigurationException(
+            f"Test-time augmentation rotates and crops images, and predictions of task '{task}' ({kind.task_type}) cannot be "
+            "rotated back. Set tta=none."
+        )
+
+
 def describe(
     task_type: str, *, requires: Sequence[Sequence[str]] = (), targets: Sequence[str] = (), route: str | None = None
 ) -> None:
@@ -141,6 +166,7 @@ add_kind(
         has_classes=True,
         exclusive_classes=True,
         labels="class",
+        loader="class",
         target_dtype="int64",
         target_shape=(),
         balanceable=True,
@@ -163,6 +189,7 @@ _HARD_LABELS = add_kind(
         requires=(("classes", "image"),),
         route="mlcls",
         has_classes=True,
+        loader="multi_label",
         target_shape=("classes",),
         balanceable=True,
         mixable=True,
@@ -175,7 +202,7 @@ _HARD_LABELS = add_kind(
         figures=("label_curves",),
     )
 )
-add_kind(replace(_HARD_LABELS, target="soft_classes", requires=(("soft_classes", "image"),)))
+add_kind(replace(_HARD_LABELS, target="soft_classes", requires=(("soft_classes", "image"),), loader="soft_label"))
 add_kind(
     TaskKind(
         task_type="semantic_segmentation",
@@ -184,6 +211,7 @@ add_kind(
         route="seg",
         has_classes=True,
         labels="mask",
+        loader="opencv_mask",
         labels_in_files=True,
         target_dtype="int64",
         target_shape=("height", "width"),
@@ -206,6 +234,7 @@ add_kind(
         requires=(("image", "value"),),
         route="reg",
         labels="value",
+        loader="value",
         target_shape=(1,),
         head="pooled",
         outputs=1,

@@ -40,7 +40,11 @@ class Variant:
 
     def meta_fields(self, base: TaskMeta, name: str) -> dict[str, Any]:
         """The header of the variant, called ``name``, as fields by name."""
-        changed: dict[str, Any] = {"name": name, "class_occ": self.class_occ, "creation_protocol": base.creation_protocol + self.note}
+        changed: dict[str, Any] = {
+            "name": name,
+            "class_occ": self.class_occ,
+            "creation_protocol": base.creation_protocol + self.note,
+        }
         if self.idx_to_class is not None:
             changed["idx_to_class"] = self.idx_to_class
         return base.meta_fields() | changed

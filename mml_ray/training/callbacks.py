@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
+from mml_ray.tasks.kinds import check_fact
 
 registry.require_base("callback", Callback)
 
@@ -64,11 +65,9 @@ class _Mixing(Callback):
         """Mix every task of the batch, in place; the draw follows torch's generator, which is keyed by the step."""
         for task, fields in batch.items():
             spec = getattr(pl_module, "specs", {}).get(task)
-            if spec is None or spec.route not in ("cls", "mlcls"):
-                raise MMLMisconfigurationException(
-                    f"Mixing (mixup, cutmix) is for classification and multi-label classification, task '{task}' is "
-                    f"{'of no known type' if spec is None else spec.task_type}."
-                )
+            if spec is None:
+                raise MMLMisconfigurationException(f"mixup and cutmix need a model that knows the type of task '{task}'.")
+            check_fact(spec.kind, "mixable", what="Mixing of samples (mixup, cutmix)", task=task)
             seed = int(torch.randint(2**62, ()).item())
             fields["image"], fields["targets"] = self.mix(
                 fields["image"], fields["targets"], num_classes=spec.num_classes, seed=seed, **self._settings

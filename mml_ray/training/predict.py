@@ -37,6 +37,7 @@ from mml_ray.atomic import replacing
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.models.multi_task import MultiTaskModel
 from mml_ray.tasks.attributes import CONFIGS_ROUTES
+from mml_ray.tasks.kinds import check_views_of
 from mml_ray.training.fit import quiet
 
 _FLOATS = pa.list_(pa.float32())
@@ -140,11 +141,8 @@ def _directed(model: LightningModule, task: str, evaluated: str, tta: Mapping[st
         raise MMLMisconfigurationException(
             f"Task '{evaluated}' is predicted by the head '{model.head_of[evaluated]}', not by '{task}'."
         )
-    if model.views is not None and model.specs[task].route not in _TYPES:
-        raise MMLMisconfigurationException(
-            f"tta turns and crops images, and nobody can turn the predictions of a {model.specs[task].task_type} task back. "
-            "Set tta=none."
-        )
+    if model.views is not None:
+        check_views_of(model.specs[task].kind, task)
     return model
 
 

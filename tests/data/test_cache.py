@@ -298,7 +298,8 @@ def test_a_default_folder_of_somebody_else_is_not_trusted(tmp_path: Path, monkey
         node_cache.cache_folder(None, {})
 
 
-def test_every_loader_is_registered_under_its_default_name() -> None:
+def test_every_default_loader_is_registered() -> None:
     from mml_ray.registry import registry
 
-    assert set(loaders.DEFAULT_LOADERS.values()) <= set(registry.names("loader"))
+    chosen = {loaders.default_loader(modality) for modality in ("image", "mask", "class", "classes", "soft_classes", "value")}
+    assert chosen <= set(registry.names("loader")) and loaders.default_loader("sample_id") is None

@@ -175,7 +175,7 @@ def test_wrong_options_are_named(broken: dict[str, Any], said: str, tmp_path: Pa
 
 def test_wrong_tasks_are_named(tmp_path: Path) -> None:
     task = made.data_task("regression", tmp_path)
-    with pytest.raises(MMLMisconfigurationException, match="balanced is for classification"):
+    with pytest.raises(MMLMisconfigurationException, match="balanced works for classification"):
         MultiTaskDataModule([task], options=made.options(sampling={"balanced": True})).train_dataloader()
     with pytest.raises(MMLMisconfigurationException, match="no fold 3"):
         MultiTaskDataModule([made.data_task("regression", tmp_path, fold=3)]).setup("fit")

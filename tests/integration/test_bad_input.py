@@ -239,7 +239,7 @@ def test_a_network_that_cannot_segment_is_found_before_the_start(place: Place, t
     code, output = place.call("train", *source, "arch.name=basic_unet", "--plan")
     assert code == 0, output
     code, output = place.call("train", *source, "arch.name=basic_unet", "callbacks=mixup", "--plan")
-    _refused(code, output, "cbs.mixup: mixing is for classification .*'cells' is semantic_segmentation")
+    _refused(code, output, "cbs.mixup works for classification, .*'cells' is of type semantic_segmentation")
 
 
 # -- a run that is continued ------------------------------------------------------------------------------------------------

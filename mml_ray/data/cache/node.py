@@ -20,7 +20,7 @@ import cv2
 from mml_ray.data.cache.decoded import GrowingArrays
 from mml_ray.data.cache.node_folder import Claim, default_cache_dir
 from mml_ray.data.dataset import TaskDataset
-from mml_ray.data.loaders import DEFAULT_LOADERS
+from mml_ray.data.loaders import default_loader
 
 
 class NodeCache:
@@ -66,7 +66,7 @@ def cache_definition(root: str, *, pipeline: Any, loaders: Mapping[str, str]) ->
     return {
         "root": os.path.realpath(root),
         "pipeline": [dict(step) for step in pipeline],
-        "loaders": {modality: loaders.get(modality, DEFAULT_LOADERS[modality]) for modality in ("image", "mask")},
+        "loaders": {modality: loaders.get(modality, default_loader(modality)) for modality in ("image", "mask")},
         "versions": versions,
     }
 

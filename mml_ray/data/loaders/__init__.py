@@ -19,8 +19,9 @@ from mml_ray.data.loaders.labels import ClassLoader, MultiLabelClassLoader, Soft
 from mml_ray.data.loaders.mask import OpenCVMask, RawMask
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
+from mml_ray.tasks.kinds import all_kinds
 
-__all__ = ["DEFAULT_LOADERS", "FileLoader", "ModalityLoader", "build_loader"]
+__all__ = ["FileLoader", "ModalityLoader", "build_loader", "default_loader"]
 
 _SHIPPED: dict[str, type[ModalityLoader]] = {
     "opencv": OpenCVImage,
@@ -40,16 +41,6 @@ _SHIPPED: dict[str, type[ModalityLoader]] = {
 for _name, _loader in _SHIPPED.items():
     registry.add("loader", _name, _loader)
 
-#: modality -> name of its loader, where nothing else is asked for
-DEFAULT_LOADERS: dict[str, str] = {
-    "image": "opencv",
-    "mask": "opencv_mask",
-    "class": "class",
-    "classes": "multi_label",
-    "soft_classes": "soft_label",
-    "value": "value",
-}
-
 
 class HasClasses(Protocol):
     """A task description, or its header."""
@@ -59,12 +50,17 @@ class HasClasses(Protocol):
         """Raw index to class name."""
 
 
+def default_loader(modality: str) -> str | None:
+    """The loader of ``modality`` where the configuration names none: that of the kind of task it is the target of."""
+    return "opencv" if modality == "image" else next((kind.loader for kind in all_kinds() if kind.target == modality), None)
+
+
 def build_loader(modality: str, name: str | None, task: HasClasses) -> ModalityLoader:
-    """The loader ``name`` (``None``: the one of :data:`DEFAULT_LOADERS`) of ``modality``, for one task.
+    """The loader ``name`` (``None``: see :func:`default_loader`) of ``modality``, for one task.
 
     ``<name>_<modality>`` goes before ``<name>``, so ``opencv`` means ``opencv_mask`` for masks.
     """
-    chosen = name or DEFAULT_LOADERS.get(modality)
+    chosen = name or default_loader(modality)
     if chosen is None:
         raise MMLMisconfigurationException(
             f"No loader is set for the modality '{modality}'. Set loaders.{modality}=<name>; registered: "

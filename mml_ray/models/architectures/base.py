@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.tasks.kinds import kind_of_route
 
 
 class Features(NamedTuple):
@@ -18,8 +19,13 @@ class Features(NamedTuple):
     dense: Tensor | None
 
 
-#: route of a task type -> the features its head needs
-NEEDS = {"cls": "pooled", "mlcls": "pooled", "reg": "pooled", "seg": "dense"}
+#: configuration route -> the features its head needs, where its TaskKind does not say so; plugins may add theirs
+NEEDS: dict[str, str] = {}
+
+
+def needed_features(route: str) -> str:
+    """``pooled`` or ``dense``: the features that the heads of a configuration route need."""
+    return NEEDS.get(route) or kind_of_route(route).features
 
 
 class Architecture(nn.Module):
@@ -44,8 +50,7 @@ class Architecture(nn.Module):
 
     def supports(self, route: str) -> bool:
         """Whether a head for tasks of this configuration route can be put on top."""
-        needed = NEEDS.get(route, "pooled")
-        return bool(self.pooled_dim if needed == "pooled" else self.dense_dim)
+        return bool(self.pooled_dim if needed_features(route) == "pooled" else self.dense_dim)
 
 
 def pad_to(images: Tensor, multiple: int, least: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.models.architectures.base import NEEDS, Architecture, Features, pad_to, take
+from mml_ray.models.architectures.base import Architecture, Features, needed_features, pad_to, take
 
 _RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101")
 _DENSENETS = ("densenet121", "densenet169", "densenet201")
@@ -56,7 +56,7 @@ class DenseNet(Architecture):
 
 def supports(name: str, route: str) -> bool:
     """Whether heads for tasks of this route fit a network of this name."""
-    return NEEDS.get(route, "pooled") == "pooled" or name in _UNETS
+    return needed_features(route) == "pooled" or name in _UNETS
 
 
 def create(params: Mapping[str, Any]) -> Architecture:

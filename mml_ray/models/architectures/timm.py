@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.models.architectures.base import NEEDS, Architecture, Features, take
+from mml_ray.models.architectures.base import Architecture, Features, needed_features, take
 from mml_ray.models.architectures.extras import load_extra, with_weights
 
 
@@ -36,7 +36,7 @@ def check_model(name: str) -> None:
 
 def supports(name: str, route: str) -> bool:
     """Whether heads for tasks of this route fit a model of this name: none has an output for each pixel."""
-    return NEEDS.get(route, "pooled") == "pooled"
+    return needed_features(route) == "pooled"
 
 
 def create(params: Mapping[str, Any]) -> Architecture:

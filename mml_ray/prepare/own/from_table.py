@@ -40,16 +40,15 @@ from mml_ray.prepare.own.table_files import TABLE_SUFFIXES, NamedFiles, Row, as_
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, Modality, TaskType
+from mml_ray.tasks.kinds import all_kinds
 
 NAME = "from_table"
 ROLES = ("image", "mask", "class", "classes", "soft_classes", "value", "split", "group", "id")
-TARGETS = {
-    "class": TaskType.CLASSIFICATION,
-    "classes": TaskType.MULTILABEL_CLASSIFICATION,
-    "soft_classes": TaskType.MULTILABEL_CLASSIFICATION,
-    "mask": TaskType.SEMANTIC_SEGMENTATION,
-    "value": TaskType.REGRESSION,
-}
+#: the role of a target column, which is named as the modality -> task type
+TARGETS: dict[str, TaskType] = {}
+for _kind in all_kinds():
+    if _kind.target in ROLES:
+        TARGETS.setdefault(_kind.target, TaskType(_kind.task_type))
 CLASS_COLUMNS = "class_columns"
 _ZERO_ONE = {"0", "1", "0.0", "1.0", "False", "True"}
 

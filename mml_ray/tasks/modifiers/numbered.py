@@ -10,7 +10,7 @@ from typing import Any
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.tasks.classes import count_classes, strata
 from mml_ray.tasks.description import TaskDescription
-from mml_ray.tasks.kinds import TaskKind
+from mml_ray.tasks.kinds import TaskKind, check_fact
 from mml_ray.tasks.splitting import split_pools, split_stratified
 
 SEED = 42
@@ -47,11 +47,7 @@ class Numbered:
 
     def require_exclusive_classes(self, tag: str) -> None:
         """Raise unless every sample has exactly one class."""
-        if not self.kind.exclusive_classes:
-            found = self.description
-            raise MMLMisconfigurationException(
-                f"{tag} needs a classification task, '{found.name}' is a {found.task_type.value} task."
-            )
+        check_fact(self.kind, "exclusive_classes", what=f"The tag {tag}", task=self.description.name)
 
     @property
     def n_train(self) -> int:
