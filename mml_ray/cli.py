@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from mml_ray.console.flags import CommandLine, parse
+from mml_ray.console.arguments import SUBCOMMANDS, CommandLine, parse
 from mml_ray.console.messages import guarded
 from mml_ray.errors import EXIT_OK
-
-#: commands that are no modes: name -> "module:function", called with the arguments behind the name
-SUBCOMMANDS = {"runs": "mml_ray.console.runs:main"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,14 +17,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: dispatch(arguments), debug="--debug" in arguments)
 
 
+def env_setup(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``mml-ray-env-setup``."""
+    return main(["env-setup", *(sys.argv[1:] if argv is None else argv)])
+
+
+def copy_conf(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``mml-ray-copy-conf``."""
+    return main(["copy-conf", *(sys.argv[1:] if argv is None else argv)])
+
+
 def dispatch(arguments: list[str]) -> int:
     """Do what the arguments ask for. Raises ``MMLError`` for what is wrong with them."""
-    if not arguments:
-        return _bare()
-    if arguments[0] in SUBCOMMANDS:
-        return _subcommand(arguments[0], [argument for argument in arguments[1:] if argument != "--debug"])
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return SUBCOMMANDS[arguments[0]].run([argument for argument in arguments[1:] if argument != "--debug"])
     line = parse(arguments)
-    return _ACTIONS[line.action](line)
+    if line.action == "help":
+        return _help(line)
+    if line.action == "version":
+        return _version()
+    if line.install:
+        return _install(line)
+    if line.complete:
+        return _complete(line)
+    if line.shown:
+        return _show_configuration(line)
+    return _run(line) if arguments else _bare()
 
 
 def _bare() -> int:
@@ -36,11 +50,6 @@ def _bare() -> int:
 
     print(bare())
     return EXIT_OK
-
-
-def _subcommand(name: str, arguments: list[str]) -> int:
-    module, _, function = SUBCOMMANDS[name].partition(":")
-    return int(getattr(importlib.import_module(module), function)(arguments))
 
 
 def _help(line: CommandLine) -> int:
@@ -55,7 +64,7 @@ def _help(line: CommandLine) -> int:
     return EXIT_OK
 
 
-def _version(line: CommandLine) -> int:
+def _version() -> int:
     from mml_ray import plugins
     from mml_ray.console.help import version
 
@@ -63,7 +72,7 @@ def _version(line: CommandLine) -> int:
     return EXIT_OK
 
 
-def _cfg(line: CommandLine) -> int:
+def _show_configuration(line: CommandLine) -> int:
     from omegaconf import OmegaConf
 
     from mml_ray import api
@@ -76,9 +85,9 @@ def _cfg(line: CommandLine) -> int:
 
 
 def _install(line: CommandLine) -> int:
-    from mml_ray.console.completion import script
+    from mml_ray.console.completion import SCRIPTS
 
-    print(script(line.shell), end="")
+    print(SCRIPTS[line.install], end="")
     return EXIT_OK
 
 
@@ -87,7 +96,8 @@ def _complete(line: CommandLine) -> int:
     from mml_ray.console.completion import candidates
 
     env.load()
-    for candidate in candidates(line.rest[0] if line.rest else "", line.shell):
+    shell, words = line.complete
+    for candidate in candidates(words, shell):
         print(candidate)
     return EXIT_OK
 
@@ -96,13 +106,3 @@ def _run(line: CommandLine) -> int:
     from mml_ray import api
 
     return api.run(line.rest, line.run_flags)
-
-
-_ACTIONS: dict[str, Callable[[CommandLine], int]] = {
-    "run": _run,
-    "help": _help,
-    "version": _version,
-    "cfg": _cfg,
-    "install-completion": _install,
-    "complete": _complete,
-}

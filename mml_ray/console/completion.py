@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.composition.tree import ConfigTree, config_tree
-from mml_ray.console.flags import FLAGS, SHELLS
-from mml_ray.console.help import COMMANDS
+from mml_ray.console.arguments import SHELLS, SUBCOMMANDS, main_parser
 from mml_ray.errors import MMLError
 
 BASH = """\
@@ -41,13 +40,8 @@ function __mml_ray_complete
 end
 complete -c mml-ray -a '(__mml_ray_complete)'
 """
-_ACTIONS = {"runs": ("list", "show", "verify")}
+#: by shell; ``mml-ray --install-completion bash >> ~/.bashrc`` keeps it
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-
-
-def script(shell: str) -> str:
-    """The completion script; for good: ``mml-ray --install-completion bash >> ~/.bashrc``."""
-    return SCRIPTS[shell]
 
 
 def candidates(line: str, shell: str = "zsh") -> list[str]:
@@ -78,13 +72,13 @@ def _for_word(before: Sequence[str], last: str, tree: ConfigTree) -> Iterable[st
     if before and before[-1] in ("--cfg", "-c"):
         return ["job"]
     if last.startswith("-"):
-        names = [*(flag.split()[0] for flag in FLAGS), "--plan=json", "--resolve"]
-        return [name for name in names if name.startswith(last)]
+        parser = SUBCOMMANDS[before[0]].parser if before and before[0] in SUBCOMMANDS else main_parser()
+        return [name for name in parser.flags() if name.startswith(last)]
     given = [word for word in before if not word.startswith("-")]
     if not given and "=" not in last:
-        return [name for name in [*tree.modes, *COMMANDS, "continue="] if name.startswith(last)]
-    if given and given[0] in COMMANDS:
-        return [word for word in _ACTIONS.get(given[0], ()) if len(given) == 1 and word.startswith(last)]
+        return [name for name in [*tree.modes, *SUBCOMMANDS, "continue="] if name.startswith(last)]
+    if given and given[0] in SUBCOMMANDS:
+        return [word for word in SUBCOMMANDS[given[0]].parser.choices() if len(given) == 1 and word.startswith(last)]
     return _for_override(given, last, tree)
 
 

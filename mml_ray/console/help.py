@@ -9,14 +9,11 @@ from pathlib import Path
 
 from mml_ray import __version__, env
 from mml_ray.composition.tree import ConfigTree
-from mml_ray.console.flags import FLAGS
+from mml_ray.console.arguments import SUBCOMMANDS, main_parser
 from mml_ray.errors import UnknownNameError
 from mml_ray.plugins import Plugin
 
 SLOGAN = "cross-validated deep learning on images that survives anything"
-COMMANDS = {
-    "runs": "look at runs: runs, runs show <run>, runs verify <run> (--json for programs)",
-}
 EXAMPLES = """\
   A task out of images that come along:
     mml-ray create tasks=digits
@@ -66,8 +63,8 @@ def overview(tree: ConfigTree, width: int) -> str:
             "Usage: mml-ray <mode> [group=option ...] [key=value ...] [flags]",
             "",
             _section("Modes (mml-ray <mode> --help shows the parameters of one)", modes, width),
-            _section("Other commands", COMMANDS, width),
-            _section("Flags", FLAGS, width),
+            _section("Other commands (mml-ray <command> --help)", {name: item.help for name, item in SUBCOMMANDS.items()}, width),
+            _section("Flags", main_parser().described_flags(), width),
             _section("Groups and options (* by default; some take a list: callbacks=[early,swa])", groups, width),
             "Overrides:\n  key=value changes, +key=value adds, ~key deletes; dots lead inwards:\n  trainer.max_epochs=3\n",
             f"Examples:\n{EXAMPLES}",

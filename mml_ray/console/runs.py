@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mml_ray import env
 from mml_ray.errors import EXIT_FAILED, EXIT_OK, EXIT_USER, MMLMisconfigurationException, UnknownNameError
@@ -22,57 +21,29 @@ from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import read_run, verify
 
 _ACTIONS = ("list", "show", "verify")
-_OPTIONS = ("--json", "--results", "--proj", "--artifacts")
 
 
-def main(argv: Sequence[str]) -> int:
-    """``mml-ray runs [list|show <run>|verify <run>] [--json]``; returns the exit code (``verify``: 1 if something is wrong)."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``mml-ray runs [list|show|verify] [run]``."""
+    add = parser.add_argument
+    text = "list all runs, the newest first (default); show the commands of a run; verify: measure all artifacts again"
+    add("action", nargs="?", default="list", choices=_ACTIONS, help=text)
+    text = "latest (default), <project>, <project>/<day>/<time>, <day>/<time>, or a run folder"
+    add("run", nargs="?", default="latest", help=text)
+    add("--json", action="store_true", help="for programs")
+    add("--results", metavar="FOLDER", help="results root (default: MML_RESULTS_PATH, else ./mml_results)")
+    add("--proj", metavar="NAME", help="only this project")
+    add("--artifacts", action="store_true", help="with show: list the files that were committed, too")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Nothing is started or changed; ``verify`` returns 1 if something is wrong."""
     env.load()
-    arguments = list(argv)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments.insert(0, "list")
-    if not arguments[0].startswith("-") and arguments[0] not in _ACTIONS:
-        raise UnknownNameError.of("action of mml-ray runs", arguments[0], _ACTIONS)
-    given = _parser().parse_args(arguments)
     results = Path(given.results or os.environ.get("MML_RESULTS_PATH") or "mml_results").absolute()
     if given.action == "list":
         return _list(results, given)
     folder = find(given.run, results, given.proj)
     return _show(folder, given) if given.action == "show" else _verify(folder, given)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells of wrong arguments as all of mml-ray does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises MMLMisconfigurationException; an unknown option: UnknownNameError."""
-        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
-        if unknown is not None:
-            raise UnknownNameError.of("option of mml-ray runs", unknown[1], _OPTIONS)
-        raise MMLMisconfigurationException(f"{self.prog}: {message} ({self.prog} --help tells more).")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="mml-ray runs", description="Look at runs; nothing is started or changed.")
-    common = _Parser(add_help=False)
-    common.add_argument("--json", action="store_true", help="for programs")
-    common.add_argument("--results", metavar="FOLDER", help="results root (default: MML_RESULTS_PATH, else ./mml_results)")
-    common.add_argument("--proj", metavar="NAME", help="only this project")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(_ACTIONS))
-    actions.add_parser("list", parents=[common], help="all runs, the newest first (also without any action)")
-    show = actions.add_parser(
-        "show", parents=[common], help="the commands of a run: state, attempts, durations, nodes, artifacts"
-    )
-    show.add_argument("--artifacts", action="store_true", help="list the files that were committed, too")
-    check = actions.add_parser("verify", parents=[common], help="measure all artifacts again")
-    for action in (show, check):
-        action.add_argument(
-            "run",
-            nargs="?",
-            default="latest",
-            help="latest (default), <project>, <project>/<day>/<time>, <day>/<time>, or a run folder",
-        )
-    return parser
 
 
 # -- which -----------------------------------------------------------------------------------------------------------------
@@ -94,7 +65,7 @@ def find(wanted: str, results: Path, project: str | None) -> Path:
 
 def _runs(results: Path, project: str | None) -> list[dict[str, Any]]:
     if not results.is_dir():
-        raise MMLMisconfigurationException(f"There is no results root {results}: give --results, or set MML_RESULTS_PATH.")
+        raise MMLMisconfigurationException(f"The results root {results} does not exist: give --results, or set MML_RESULTS_PATH.")
     if project is not None and not (results / project).is_dir():
         there = [folder.name for folder in results.iterdir() if (folder / "runs").is_dir()]
         raise UnknownNameError.of("project", project, there, f"Results root: {results}.")

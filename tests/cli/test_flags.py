@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mml_ray.console.flags import parse
+from mml_ray.console.arguments import SUBCOMMANDS, parse
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 
 
 def test_mode_and_overrides_keep_their_order() -> None:
     line = parse(["train", "--debug", "tasks=digits", "--auto-continue", "seed=3"])
-    assert line.action == "run"
+    assert not line.action and not line.shown
     assert line.rest == ["train", "tasks=digits", "seed=3"]
     assert line.run_flags.debug and line.run_flags.auto_continue and line.run_flags.plan == ""
 
@@ -22,14 +22,17 @@ def test_mode_and_overrides_keep_their_order() -> None:
         (["-h"], "help"),
         (["train", "--help"], "help"),
         (["train", "--version"], "version"),
-        (["train", "--cfg", "job"], "cfg"),
-        (["train", "--cfg=job"], "cfg"),
-        (["-c", "job", "train"], "cfg"),
-        (["train"], "run"),
+        (["train"], None),
     ],
 )
-def test_action(arguments: list[str], action: str) -> None:
+def test_action(arguments: list[str], action: str | None) -> None:
     assert parse(arguments).action == action
+
+
+@pytest.mark.parametrize("arguments", [["train", "--cfg", "job"], ["train", "--cfg=job"], ["-c", "job", "train"]])
+def test_spellings_of_cfg(arguments: list[str]) -> None:
+    line = parse(arguments)
+    assert (line.shown, line.rest) == ("job", ["train"])
 
 
 @pytest.mark.parametrize(("flag", "plan"), [("--plan", "text"), ("--plan=text", "text"), ("--plan=json", "json")])
@@ -41,8 +44,7 @@ def test_plan(flag: str, plan: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--install-completion", "zsh"], ["--install-completion=zsh"], ["-sc", "install=zsh"]])
 def test_spellings_of_install_completion(arguments: list[str]) -> None:
-    line = parse(arguments)
-    assert (line.action, line.shell) == ("install-completion", "zsh")
+    assert parse(arguments).install == "zsh"
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,11 @@ def test_the_hidden_flag_is_not_offered() -> None:
     with pytest.raises(UnknownNameError) as caught:
         parse(["--complte"])
     assert "--complete" not in str(caught.value)
+
+
+def test_every_subcommand_has_help_and_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in SUBCOMMANDS.items():
+        assert command.help and command.parser.prog == f"mml-ray {name}"
+        with pytest.raises(SystemExit):
+            command.run(["--help"])
+        assert f"usage: mml-ray {name}" in capsys.readouterr().out

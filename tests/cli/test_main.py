@@ -15,6 +15,7 @@ import yaml
 
 from mml_ray import __version__, cli
 from mml_ray.composition.request import RunRequest
+from mml_ray.console.arguments import SUBCOMMANDS, Subcommand
 from mml_ray.errors import CommandError, CommandInterrupted, StorageError
 
 
@@ -253,11 +254,15 @@ def test_help_of_a_mode_shows_its_parameters_with_their_comments(capsys: pytest.
     assert "As mode train" in capsys.readouterr().out
 
 
-def test_a_later_command_is_called_with_its_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "later_command.py").write_text("def main(argv):\n    print(argv)\n    return 5 if argv == ['show', 'x'] else 1\n")
+def test_another_subcommand_is_one_row_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = (
+        "def configure(parser):\n    parser.add_argument('word')\n\n\ndef run(given):\n    return 5 if given.word == 'x' else 1\n"
+    )
+    (tmp_path / "later_command.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(cli.SUBCOMMANDS, "later", "later_command:main")
-    assert cli.main(["later", "show", "x"]) == 5
+    monkeypatch.setitem(SUBCOMMANDS, "later", Subcommand("later", "come later", "later_command"))
+    assert cli.main(["later", "x", "--debug"]) == 5
+    assert cli.main(["later"]) == 2
 
 
 def test_request_is_plain_enough_to_be_stored(launched: list[RunRequest]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mml_ray import env
+from mml_ray.cli import copy_conf, env_setup
 from mml_ray.composition.compose import compose_run
 from mml_ray.composition.tree import PACKAGED
-from mml_ray.console.setup_commands import copy_conf, enter, env_setup
+from mml_ray.console.env_setup import enter
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_env_setup_overwrites_nothing(folder: Path, capsys: pytest.CaptureFixtur
     (folder / "mml.env").write_text("mine")
     assert env_setup([]) == 2
     assert (folder / "mml.env").read_text() == "mine"
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_env_setup_refuses_where_a_file_is_named(
@@ -88,7 +89,7 @@ def test_copy_conf_leaves_an_existing_folder_alone(folder: Path, capsys: pytest.
     (folder / "configs").mkdir()
     assert copy_conf([]) == 1
     assert list((folder / "configs").iterdir()) == []
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", ["export A=1\nexport B=old # why\n", "export A=1\n", "A=1\nB=x\nB=y\n", ""])
@@ -105,8 +106,14 @@ def test_enter_replaces_the_line_or_adds_it(before: str, folder: Path) -> None:
 def test_help_and_unknown_arguments_do_nothing(
     command: Callable[[list[str]], int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for argument, code in (("--help", 0), ("--forse", 2)):
-        with pytest.raises(SystemExit) as ended:
-            command([argument])
-        assert ended.value.code == code
-    assert "usage: mml-ray-" in capsys.readouterr().out and not list(folder.iterdir())
+    with pytest.raises(SystemExit) as ended:
+        command(["--help"])
+    assert ended.value.code == 0 and "usage: mml-ray " in capsys.readouterr().out
+    assert command(["--forse"]) == 2
+    assert "Unknown flag '--forse'" in capsys.readouterr().err and not list(folder.iterdir())
+
+
+def test_copy_conf_asks_nothing_with_yes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("", monkeypatch)
+    assert copy_conf(["--yes"]) == 0
+    assert (folder / "configs" / "config_mml.yaml").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from mml_ray.composition.compose import compose_run
 from mml_ray.console import runs
-from mml_ray.console.flags import parse
+from mml_ray.console.arguments import parse
 from mml_ray.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mml_ray import cli
-from mml_ray.console import runs
+from mml_ray.console.arguments import SUBCOMMANDS
+from mml_ray.console.runs import find
 from mml_ray.driver.environment import CommandLog
 from mml_ray.errors import UnknownNameError
 from mml_ray.report import overview
@@ -53,7 +54,7 @@ def _unfinish(folder: Path, before: str = "finish_exp") -> None:
 
 
 def _listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    code = runs.main([*arguments, "--json"])
+    code = SUBCOMMANDS["runs"].run([*arguments, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -73,7 +74,7 @@ def test_the_table_fits_eighty_columns(
     results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert runs.main(["list", "--results", str(results)]) == 0
+    assert SUBCOMMANDS["runs"].run(["list", "--results", str(results)]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert max(map(len, lines)) <= 80
     run = "/".join(_folder(results, "look").parts[-2:])
@@ -96,7 +97,7 @@ def test_killed_running_and_broken_are_told_apart(results: Path, capsys: pytest.
         assert states[pets]["state"] == "running" and states[pets]["owner"]["pid"] > 0
         broken = states[failed.parent]
         assert broken["state"] == "broken" and "line 3" in broken["broken"]
-        runs.main(["list", "--results", str(results)])
+        SUBCOMMANDS["runs"].run(["list", "--results", str(results)])
         text = capsys.readouterr().out
         assert f"held by process {states[pets]['owner']['pid']} on" in text and f"{failed}, line 3 is damaged" in text
     finally:
@@ -166,14 +167,14 @@ def test_show_says_what_each_command_did(results: Path, capsys: pytest.CaptureFi
     task = by_name["create_task"]
     assert task["title"] == "create_task mml_fake_task" and task["state"] == "committed" and task["seconds"] > 0
     assert [attempt["number"] for attempt in task["attempts"]] == [1] and task["node"] and task["resources"]
-    assert runs.main(["show", "pets", "--results", str(results), "--artifacts"]) == 0
+    assert SUBCOMMANDS["runs"].run(["show", "pets", "--results", str(results), "--artifacts"]) == 0
     text = capsys.readouterr().out
     assert "create, finished, 2 of 2 commands committed" in text and "No files were committed." in text
 
 
 def test_show_of_a_failed_run_says_why(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _folder(results, "pets", 0)
-    assert runs.main(["show", str(folder)]) == 0
+    assert SUBCOMMANDS["runs"].run(["show", str(folder)]) == 0
     text = capsys.readouterr().out
     assert "create_dataset pets, attempt 1 failed: " in text and "create, failed, 0 of 2" in text
     assert [line.split()[3:5] for line in text.splitlines() if line.split()[1:2] == ["create_task"]] == [["waiting", "0"]]
@@ -186,7 +187,7 @@ def test_show_of_a_broken_run_shows_what_can_be_read(results: Path, capsys: pyte
     code, run = _listed(capsys, "show", "look", "--results", str(results))
     assert code == 2 and run["state"] == "broken" and run["committed"] == 3
     (path.parent / "journal.jsonl").unlink()
-    assert runs.main(["show", "look", "--results", str(results)]) == 2
+    assert SUBCOMMANDS["runs"].run(["show", "look", "--results", str(results)]) == 2
     assert "There is no journal" in capsys.readouterr().out
 
 
@@ -202,8 +203,8 @@ def test_verify_measures_every_file_again(tmp_path: Path, capsys: pytest.Capture
     picture.write_bytes(picture.read_bytes()[:-1])
     code, said = _listed(capsys, "verify", *here)
     assert code == 1 and len(said["problems"]) == 1 and str(picture) in said["problems"][0]
-    assert runs.main(["verify", *here]) == 1 and "1 problem(s) with 2 files" in capsys.readouterr().out
-    assert runs.main(["show", "--artifacts", *here]) == 0
+    assert SUBCOMMANDS["runs"].run(["verify", *here]) == 1 and "1 problem(s) with 2 files" in capsys.readouterr().out
+    assert SUBCOMMANDS["runs"].run(["show", "--artifacts", *here]) == 0
     assert picture.name in capsys.readouterr().out
 
 
@@ -212,21 +213,21 @@ def test_a_run_can_be_named_in_many_ways(results: Path, kind: str) -> None:
     folder = _folder(results, "look" if kind in ("project", "run", "both") else "pets")
     run = "/".join(folder.parts[-2:])
     wanted = {"latest": "latest", "project": "look", "run": run, "both": f"look/{run}", "folder": str(folder)}[kind]
-    assert runs.find(wanted, results, None) == folder
+    assert find(wanted, results, None) == folder
 
 
 def test_unknown_names_are_answered_with_those_that_are_there(results: Path) -> None:
     with pytest.raises(UnknownNameError, match="look/"):
-        runs.find("lok/2024-01-01/00-00-00-000000", results, None)
+        find("lok/2024-01-01/00-00-00-000000", results, None)
     with pytest.raises(UnknownNameError, match="Did you mean: pets"):
-        runs.find("latest", results, "pet")
+        find("latest", results, "pet")
 
 
 def test_trials_of_a_study_are_runs_as_well(results: Path) -> None:
     shutil.copytree(_folder(results, "look"), results / "look" / "hpo" / "sweep" / "trials" / "0003")
     listed = overview.list_runs(results, "look")
     assert sorted(run["run"] for run in listed)[-1] == "hpo/sweep/trials/0003"
-    assert runs.find("look/hpo/sweep/trials/0003", results, None).name == "0003"
+    assert find("look/hpo/sweep/trials/0003", results, None).name == "0003"
 
 
 # -- what earlier runs took ---------------------------------------------------------------------------------------------------
@@ -268,9 +269,9 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("arguments", "said"),
     [
         (["shw"], "Unknown action of mml-ray runs 'shw'. Did you mean: show?"),
-        (["list", "--jsn"], "Unknown option of mml-ray runs '--jsn'. Did you mean: --json"),
+        (["list", "--jsn"], "Unknown flag '--jsn'. Did you mean: --json"),
         (["show", "one", "two"], "unrecognized arguments: two (mml-ray runs --help tells more)"),
-        (["list", "--proj"], "--proj: expected one argument"),
+        (["list", "--proj"], "--proj needs a value: --proj NAME"),
     ],
 )
 def test_wrong_arguments_are_one_message_with_the_nearest(
