@@ -71,7 +71,7 @@ def test_mixing_is_refused_where_targets_cannot_be_mixed() -> None:
     model = tiny_model(tasks={"tiny": {"task_type": "regression", "num_classes": 0}}, losses=None, metrics={})
     data = TinyData()
     data.targets = data.targets.float()[:, None]
-    with pytest.raises(MMLMisconfigurationException, match="task 'tiny' is regression"):
+    with pytest.raises(MMLMisconfigurationException, match="task 'tiny' is of type regression"):
         fit(model, data, create_trainer(tiny_options(callbacks={"mixup": None})))
 
 
