@@ -19,7 +19,6 @@ from mml_ray.composition.request import RunRequest
 from mml_ray.composition.secrets import SECRETS, take_secrets, without_secrets
 from mml_ray.driver.executor import RunSummary
 from mml_ray.errors import MMLMisconfigurationException, PlanMismatchError, UnknownNameError
-from mml_ray.runs import session
 from mml_ray.schedulers import tasklist
 from mml_ray.schedulers.base import AbstractBaseScheduler, NoSubroutineError
 from mml_ray.store.paths import RunPaths
@@ -45,15 +44,16 @@ def launch(request: RunRequest) -> RunSummary:
     scheduler = build_scheduler(cfg)
     if request.flags.auto_continue and run_dir is None:
         run_dir = unfinished_run(scheduler)
+    session = scheduler.create_session(run_dir, choices=request.choices)
     if request.flags.plan:
         from mml_ray.runs.preview import print_plan
 
-        print_plan(scheduler, run_dir=run_dir, as_json=request.flags.plan == "json")
+        print_plan(session, as_json=request.flags.plan == "json")
         return RunSummary()
     if run_dir is not None and _is_finished(run_dir):
         print(f"Run {run_dir} is finished: nothing is left to do.")
         return RunSummary()
-    return session.run(scheduler, run_dir=run_dir, choices=request.choices)
+    return session.run()
 
 
 def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:

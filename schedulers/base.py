@@ -24,9 +24,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mml_ray.composition.portable import portable
-from mml_ray.driver.command import defaults_of
+from mml_ray.composition.secrets import without_secrets
+from mml_ray.driver.command import FINISH, FRAME, CommandDefaults, defaults_of
 from mml_ray.driver.graph import Entry, Plan, build_plan
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
+from mml_ray.options import build
+from mml_ray.runs.options import RunOptions
+from mml_ray.runs.session import Session
 from mml_ray.schedulers import structs, tasklist
 from mml_ray.store.manager import MMLFileManager
 from mml_ray.tasks.struct import TaskStruct
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
     from mml_ray.report.tables import Table
 
 log = logging.getLogger(__name__)
-_FRAME = ("prepare_exp", "finish_exp")
 
 
 class NoSubroutineError(MMLMisconfigurationException, ValueError):
@@ -73,10 +76,10 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
     gpu_commands: frozenset[str] = frozenset()
     #: whether every task of the list must be there (or derivable) before anything starts
     requires_tasks: bool = True
-    #: whether images are read as ``cfg.preprocessing`` says, so that what is stored of them has to fit
+    #: whether stored preprocessed images must match ``cfg.preprocessing``
     uses_preprocessed: bool = True
-    #: a mode whose plan has one command at a time starts no Ray with ``sys.executor=auto``
-    prefers_ray: bool = False
+    #: whether ``sys.executor=auto`` picks Ray even for a purely sequential plan
+    uses_ray_when_sequential: bool = False
 
     def __init__(self, cfg: DictConfig, available_subroutines: list[str]) -> None:
         self.cfg = cfg
@@ -151,11 +154,31 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         return _without_addresses(entry_1) == _without_addresses(entry_2)
 
     def run(self) -> float | None:
-        """Run the schedule (or what is left of it) and return ``self.return_value``."""
-        from mml_ray.runs import session
-
-        self.summary = session.run(self)
+        """Run the schedule in a new run folder and return ``self.return_value``."""
+        self.summary = self.create_session().run()
         return self.return_value
+
+    def create_session(self, run_dir: Path | None = None, *, choices: Mapping[str, str] | None = None) -> Session:
+        """Create the run of this schedule: a new one, or the one in ``run_dir``, of which it runs what is left.
+
+        ``choices`` (the option of each group) are kept with a new run, for a later call that continues it and names one of them.
+        """
+        assert self.plan is not None
+        mode, project, seed = str(self.cfg.mode.id), str(self.cfg.proj), self.cfg.get("seed", None)
+        return Session(
+            workload=self,
+            plan=self.plan,
+            manager=self.fm,
+            options=_run_options(self.cfg),
+            manifest={"mode": mode, "project": project, "seed": seed, "choices": dict(choices or {})},
+            config=OmegaConf.to_yaml(without_secrets(self.cfg)),
+            finish=self._finish,
+            run_dir=run_dir,
+        )
+
+    def _finish(self, return_value: float | None) -> list[Table]:
+        self.return_value = return_value
+        return self.summary_tables()
 
     def set_active_naming(self, command_ix: int) -> None:
         """Set ``active_step_naming`` to that of the command with this index: its key, which is safe as a file name."""
@@ -258,17 +281,27 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
 
         components.tune(self, trainer, model, datamodule=datamodule, train_dataloaders=train_dataloaders)
 
-    # -- what the driver calls (mml_ray.driver.command.Workload) ---------------------------------------------------------------------
+    # -- what the driver calls (mml_ray.driver.command.PlannedWorkload) --------------------------------------------------------------
+    def command_defaults(self, name: str) -> CommandDefaults | None:
+        """What ``@command`` says about the method of this name; ``None`` if there is no such method."""
+        method = getattr(type(self), name, None)
+        return defaults_of(method) if callable(method) else None
+
+    def attach(self, manager: MMLFileManager) -> None:
+        """Use the file manager of this process from now on."""
+        self.fm = manager
+
     def execute(self, name: str, params: Sequence[Any]) -> Any:
         """Run one command in this process."""
         self._book.reset()
         self.checkpoint_callback = self.metrics_callback = None
         if self.fm.attempt is not None:
             self.active_step_naming = str(self.fm.attempt["command"])
-        if name in _FRAME:
-            return getattr(self, name)(*params)
-        self._snapshot = _copied(self.__dict__)
-        return getattr(self, name)(*params)
+        self._snapshot = None if name in FRAME else _copied(self.__dict__)
+        result = getattr(self, name)(*params)
+        if name == FINISH:  # committed, so that it is known also to a driver that continues after this one was killed
+            return None if self.return_value is None else float(self.return_value)
+        return result
 
     def collect_deltas(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the command changed on its structs."""
@@ -302,7 +335,6 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self.cfg = OmegaConf.create(state["cfg"])
         self.commands, self.params, self.plan, self._added, self.summary = [], [], None, {}, None
         self._book, self._snapshot = structs.StructBook(), None
-        self.fm = MMLFileManager.instance()
 
 
 # -- details -----------------------------------------------------------------------------------------------------------------------------
@@ -357,6 +389,14 @@ def _file_manager(cfg: DictConfig) -> MMLFileManager:
         remove_cfg=_remove(cfg),
         backend=None,
     )
+
+
+def _run_options(cfg: DictConfig) -> RunOptions:
+    groups = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sys", "resources") if cfg.get(key) is not None}
+    live = bool(cfg.get("trainer", {}).get("enable_progress_bar", True))
+    given = {**groups, "seed": cfg.get("seed", None) or None, "allow_gpu": bool(cfg.get("allow_gpu", True)), "live": live}
+    # a stored configuration may have been written by another version
+    return build(RunOptions, "", given, ignore_unknown=bool(cfg.get("continue", False)))
 
 
 def _reuse(cfg: DictConfig) -> dict[str, Any]:

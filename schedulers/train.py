@@ -36,7 +36,7 @@ class TrainingScheduler(AbstractBaseScheduler):
     """
 
     gpu_commands = frozenset({"train_fold", "predict_fold", "test_task"})
-    prefers_ray = True
+    uses_ray_when_sequential = True
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["train", "predict", "test"])

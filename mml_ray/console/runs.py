@@ -14,7 +14,7 @@ from typing import Any
 from mml_ray import env
 from mml_ray.errors import EXIT_FAILED, EXIT_OK, EXIT_USER, MMLMisconfigurationException, UnknownNameError
 from mml_ray.journal.owner import describe
-from mml_ray.report.ending import took
+from mml_ray.report.ending import format_duration
 from mml_ray.report.overview import list_runs, show_run
 from mml_ray.report.tables import Table
 from mml_ray.store.paths import RunPaths
@@ -166,5 +166,7 @@ def _verify(folder: Path, given: argparse.Namespace) -> int:
         print("\n".join(problems))
         print(f"{len(problems)} problem(s) with {count} files of {folder}.")
     else:
-        print(f"All {count} files of {folder} are as they were committed (checked in {took(time.monotonic() - began)}).")
+        print(
+            f"All {count} files of {folder} are as they were committed (checked in {format_duration(time.monotonic() - began)})."
+        )
     return EXIT_FAILED if problems else EXIT_OK

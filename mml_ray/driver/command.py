@@ -1,4 +1,4 @@
-"""What a command is to the driver: its specification, one attempt at it, and what came of the attempt."""
+"""What a command is to the driver: its specification, one attempt at it, and the outcome of the attempt."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import MMLMisconfigurationException
 
+if TYPE_CHECKING:
+    from mml_ray.store.manager import MMLFileManager
+
 F = TypeVar("F", bound=Callable[..., Any])
 Status = Literal["done", "failed", "lost", "oom", "interrupted", "stalled", "disk"]
+#: the commands that the driver itself runs before and after all others
+PREPARE, FINISH = FRAME = ("prepare_exp", "finish_exp")
 
 #: the statuses that are the system's fault, not the command's: retried up to ``retries.system``
 SYSTEM_FAILURES: frozenset[str] = frozenset({"lost", "oom", "stalled"})
@@ -22,7 +27,7 @@ _ATTRIBUTE = "__mml_command__"
 
 @dataclass(frozen=True, slots=True)
 class CommandDefaults:
-    """What ``@command`` says of a method; the config group ``resources`` overrides it by command name."""
+    """What ``@command`` says about a method; the config group ``resources`` overrides it by command name."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -54,7 +59,7 @@ def command(
 
 
 def defaults_of(method: Callable[..., Any]) -> CommandDefaults:
-    """What ``@command`` said of ``method``, or the defaults' defaults."""
+    """What ``@command`` said about ``method``; without it a command asks for nothing of its own."""
     found = getattr(method, _ATTRIBUTE, None)
     return found if isinstance(found, CommandDefaults) else CommandDefaults()
 
@@ -65,6 +70,7 @@ class CommandSpec:
 
     ``position`` counts from 1. A command waits for the keys in ``needs``; with a ``barrier`` it waits for every command
     whose position is below it instead. ``unit`` names the group of commands it belongs to ("fold 3"); empty: it belongs to none.
+    ``where`` says which process runs it: any worker, or the driver itself, whatever the executor.
     """
 
     key: str
@@ -76,6 +82,7 @@ class CommandSpec:
     resources: Resources = field(default_factory=Resources)
     retries: int | None = None
     unit: str = ""
+    where: Literal["worker", "driver"] = "worker"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the form in which ``plan.json`` holds it."""
@@ -89,12 +96,14 @@ class CommandSpec:
             "resources": self.resources.to_json(),
             "retries": self.retries,
             "unit": self.unit,
+            "where": self.where,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CommandSpec:
         """The inverse of :meth:`to_json`. Fields of other versions are ignored, those they lack have their defaults."""
         plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        plain.setdefault("where", "driver" if plain["name"] in FRAME else "worker")
         plain["params"], plain["needs"] = tuple(plain["params"]), tuple(plain["needs"])
         plain["resources"] = Resources.from_json(plain["resources"])
         return cls(**plain)
@@ -107,7 +116,7 @@ class CommandSpec:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one attempt. Plain data: it travels from the worker to the driver and into the journal."""
+    """How one attempt ended. Plain data: it travels from the worker to the driver and into the journal."""
 
     command: str
     attempt: int
@@ -118,41 +127,58 @@ class Outcome:
     models_update: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    #: where it ran; empty: nobody knows, as of one that was killed
+    #: where it ran; empty if that is unknown, because its process was killed
     node: str = ""
     pid: int = 0
-    #: the exception itself, where the attempt ran in this process
-    exception: BaseException | None = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        return None, {item.name: None if item.name == "exception" else getattr(self, item.name) for item in fields(self)}
 
     @property
-    def users_mistake(self) -> bool:
-        """Whether the command failed of something that the user can mend (a :class:`UserError`)."""
+    def is_user_error(self) -> bool:
+        """Whether the command failed because of something that the user can fix (a :class:`UserError`)."""
         return bool(self.error.get("user"))
 
     def to_commit(self) -> dict[str, Any]:
-        """The part of it that ``RunStore.commit`` takes."""
+        """The part that ``RunStore.commit`` takes."""
         names = ("command", "attempt", "result", "artifacts", "structs", "models_update", "seconds", "node", "pid")
         return {name: getattr(self, name) for name in names}
 
 
 class Workload(Protocol):
-    """What a scheduler is to the driver. It is pickled once for each run and used in worker processes."""
+    """What an attempt needs of a scheduler. It is pickled once for each run and used in worker processes."""
+
+    def attach(self, manager: MMLFileManager) -> None:
+        """Use this file manager, which is that of the worker process, from now on."""
 
     def execute(self, name: str, params: Sequence[Any]) -> Any:
         """Run one command; whatever it returns must be plain JSON data."""
 
     def collect_deltas(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the command changed: struct deltas by task, updates of model storages by path."""
+        """Return what the command changed: struct deltas by task, updates of model storages by path."""
 
     def forget(self) -> None:
         """Drop what the command left behind in this process."""
 
 
+class PlannedWorkload(Workload, Protocol):
+    """What a run needs of a scheduler: beside its commands, where and on what they run."""
+
+    @property
+    def gpu_commands(self) -> frozenset[str]:
+        """Names of the commands that may use a GPU when ``resources.<name>.num_gpus`` is ``auto``."""
+
+    @property
+    def uses_ray_when_sequential(self) -> bool:
+        """Whether ``sys.executor=auto`` picks Ray even for a purely sequential plan."""
+
+    def command_defaults(self, name: str) -> CommandDefaults | None:
+        """What ``@command`` says about the command of this name; ``None`` if there is no such command."""
+
+
 def check_params(name: str, params: Sequence[Any]) -> tuple[Any, ...]:
-    """``params`` as a tuple of plain data; anything else is refused, naming the command."""
+    """Return ``params`` as a tuple.
+
+    Raises:
+        MMLMisconfigurationException: one of them is not plain data; names the command.
+    """
     for param in params:
         _check_plain(name, param)
     return tuple(params)
@@ -169,16 +195,16 @@ def _check_plain(name: str, value: Any) -> None:
             _check_plain(name, item)
     else:
         raise MMLMisconfigurationException(
-            f"Command '{name}' got a parameter of type {type(value).__name__} ({value!r}). A plan is a document, so parameters "
-            "are str, int, float, bool, None, and lists and dicts of them: give a name or a path and load the object inside."
+            f"Command '{name}' got a parameter of type {type(value).__name__} ({value!r}). A plan is a document, so parameters must be "
+            "str, int, float, bool, None, or lists and dicts of them. Pass a name or a path, and load the object inside the command."
         )
 
 
 def command_key(name: str, params: Sequence[Any], *, repetition: int = 0, digest_size: int = 4) -> str:
-    """A name for a command that is safe in file names and stays the same when a plan grows.
+    """Return a name for a command that is safe in file names and stays the same when a plan grows.
 
-    ``<name>--<readable params>-<8 hex digits of both>``; the ``repetition``-th further entry that is equal gets ``~n``. More digits where two
-    entries of a plan would share a key.
+    ``<name>--<readable params>-<8 hex digits of both>``; the ``repetition``-th further entry that is equal gets ``~n``. ``digest_size`` is
+    raised where two entries of a plan would share a key.
     """
     document = json.dumps([name, list(params)], sort_keys=True, separators=(",", ":"))
     digest = hashlib.blake2b(document.encode(), digest_size=digest_size).hexdigest()

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import errno
+import logging
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: what a write fails with where there is no space left
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def patiently(write: Callable[[], T], *, say: Callable[[str], None], hurry: Callable[[], bool], pause: float = 1.0) -> T:
-    """``write`` to the store, which is idempotent; while its disk is full, say so once and try again every ``pause`` seconds.
+def retry_when_space(
+    write: Callable[[], T], *, notify: Callable[[str], None], give_up: Callable[[], bool], pause: float = 1.0
+) -> T:
+    """Call ``write``, which must be idempotent; while the disk is full, say so once and repeat it every ``pause`` seconds.
 
     Raises:
-        OSError: any other error, or the disk is still full and ``hurry`` says that nobody wants to wait.
+        OSError: any other error, or the disk is still full and ``give_up`` returns true.
     """
-    said = False
+    notified = False
     while True:
         try:
             return write()
         except OSError as error:
-            if error.errno not in FULL or hurry():
+            if error.errno not in FULL or give_up():
                 raise
-            if not said:
-                say(f"Paused: {error} Ctrl-C twice ends it.")
-            said = True
+            if not notified:
+                notify(f"Paused: {error} Ctrl-C twice ends the run.")
+            notified = True
             time.sleep(pause)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space of the disk at ``path``; where the system does not tell, a warning says so and space is assumed."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError as error:
+        log.warning("The free space of %s is unknown: %s", path, error)
+        return 2**62

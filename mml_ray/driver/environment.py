@@ -1,4 +1,4 @@
-"""What surrounds a command in its process: thread limits, its log, and the pulse that tells the run it is alive."""
+"""The environment of a command in its process: thread limits, its log, and the pulse that shows that it is alive."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ _before: dict[str, str | None] = {}
 
 
 def limit_threads(threads: int) -> None:
-    """Every thread pool uses ``threads`` threads: those loaded already, and those still to be loaded (environment).
+    """Limit every thread pool to ``threads`` threads: those loaded already, and those still to be loaded (environment).
 
-    Stays until the next call or :func:`release_threads`; costs nothing while neither the number nor the loaded libraries change.
+    The limit holds until the next call or :func:`release_threads`; a call costs nothing while neither the number nor the loaded
+    libraries change.
     """
     global _applied, _limits
     loaded = tuple(name for name in _POOLED if name in sys.modules)
@@ -58,7 +59,7 @@ def limit_threads(threads: int) -> None:
 
 
 def release_threads() -> None:
-    """Undo :func:`limit_threads`, for processes that live on after a run."""
+    """Undo :func:`limit_threads`, for processes that outlive a run."""
     global _applied, _limits
     if _limits is not None:
         _limits.restore_original_limits()
@@ -87,7 +88,7 @@ class CommandLog:
         self._lock = threading.RLock()
 
     def open(self) -> TextIO | None:
-        """The file; ``None`` if it cannot be written, which is said once."""
+        """Return the file; ``None`` if it cannot be written, of which one warning tells."""
         with self._lock:
             if self._file is None and not self._failed:
                 try:
@@ -98,11 +99,11 @@ class CommandLog:
                     faulthandler.register(signal.SIGUSR1, file=self._file, all_threads=True)  # the watchdog asks for the stacks
                 except OSError as error:
                     self._failed = True
-                    log.warning("No log of this command: %s", error)
+                    log.warning("The log of this command cannot be written: %s", error)
             return self._file
 
     def write(self, text: str) -> None:
-        """Append; a full disk must not turn a print into a failed command."""
+        """Append ``text``; a full disk must not turn a print into a failed command."""
         file = self.open()
         if file is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -110,11 +111,11 @@ class CommandLog:
                 file.flush()
 
     def end(self, why: str) -> None:
-        """The attempt failed: ``why`` is for the log alone, since the end of the run shows it."""
+        """Append why the attempt failed: to the log alone, since the end of the run shows it on the terminal."""
         self.write(f"{FAILED}{why.rstrip()}\n")
 
     def close(self) -> None:
-        """Harmless when it was never opened."""
+        """Close the file; harmless if it was never opened."""
         with self._lock:
             if self._file is not None:
                 faulthandler.unregister(signal.SIGUSR1)
@@ -123,9 +124,9 @@ class CommandLog:
             self._file, self._failed = None, True
 
 
-def begun(path: Path, attempt: int) -> float | None:
-    """When the process of this attempt opened the log at ``path`` (``time.time()``, to the second), a moment after it began; ``None``: it
-    did not.
+def started_at(path: Path, attempt: int) -> float | None:
+    """When the process of this attempt opened the log at ``path`` (``time.time()``, to the second), a moment after it started; ``None`` if it
+    did not start.
     """
     try:
         found = re.findall(rb"^--- attempt %d, process \d+, ([\d: -]+)$" % attempt, path.read_bytes(), re.MULTILINE)
@@ -135,7 +136,7 @@ def begun(path: Path, attempt: int) -> float | None:
 
 
 class _Tee(io.TextIOBase):
-    """Writes to the log of the command and to where the text would have gone."""
+    """Writes to the log of the command and to the stream that it replaces."""
 
     def __init__(self, command_log: CommandLog, terminal: TextIO) -> None:
         self._log, self.terminal = command_log, terminal
@@ -156,7 +157,7 @@ class _Tee(io.TextIOBase):
 
 
 class _Records(logging.Handler):
-    """Log records go to the command's log."""
+    """Writes log records to the command's log."""
 
     def __init__(self, command_log: CommandLog) -> None:
         super().__init__()
@@ -169,7 +170,7 @@ class _Records(logging.Handler):
 
 @contextlib.contextmanager
 def logged(path: Path, attempt: int) -> Iterator[CommandLog]:
-    """stdout, stderr and log records also go to ``path``."""
+    """Copy stdout, stderr and log records to ``path`` within the block."""
     command_log = CommandLog(path, attempt)
     handler = _Records(command_log)
     root = logging.getLogger()
@@ -186,35 +187,35 @@ def logged(path: Path, attempt: int) -> Iterator[CommandLog]:
 
 # -- pulse -------------------------------------------------------------------------------------------------------------
 class Pulse(threading.Thread):
-    """Announces commands that last: their log is opened, and ``tell`` is called with the attempt, now and again, since who is
-    told may be restarted and forget.
+    """Announces commands that last: opens their log and calls ``announce`` with the attempt, every few seconds, since the receiver may be
+    restarted and forget.
 
     Commands that are over in a moment cost nothing this way. One thread for each worker process.
     """
 
-    def __init__(self, tell: Callable[[Mapping[str, Any]], object], *, every: float = 0.25, again: float = 5.0) -> None:
+    def __init__(self, announce: Callable[[Mapping[str, Any]], object], *, every: float = 0.25, again: float = 5.0) -> None:
         super().__init__(name="mml-ray-pulse", daemon=True)
-        self._tell, self._every, self._again = tell, every, again
+        self._announce, self._every, self._again = announce, every, again
         self._current: tuple[Mapping[str, Any], CommandLog] | None = None
 
     def begin(self, reference: Mapping[str, Any], command_log: CommandLog) -> None:
-        """A command starts."""
+        """Watch a command that starts."""
         self._current = (reference, command_log)
 
     def end(self) -> None:
-        """It is over."""
+        """Watch nothing: the command is over."""
         self._current = None
 
     def run(self) -> None:
-        """Looks a few times a second."""
-        seen = told = None
+        """Look a few times a second."""
+        seen = announced = None
         due = 0.0
         while True:
             time.sleep(self._every)
             now = self._current
-            if now is not None and now is seen and (now is not told or time.monotonic() > due):
-                if now is not told:
+            if now is not None and now is seen and (now is not announced or time.monotonic() > due):
+                if now is not announced:
                     now[1].open()
-                told, due = now, time.monotonic() + self._again
-                self._tell(now[0])
+                announced, due = now, time.monotonic() + self._again
+                self._announce(now[0])
             seen = now

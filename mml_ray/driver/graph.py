@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mml_ray.driver.command import CommandSpec, check_params, command_key
+from mml_ray.driver.command import FINISH, PREPARE, CommandSpec, check_params, command_key
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import MMLMisconfigurationException
 
@@ -44,10 +45,23 @@ class Plan:
     def fingerprint(self) -> str:
         """Decides whether a run may be continued: the scheduler, and names, parameters and edges of all commands.
 
-        Units are not part of it: they group commands, and runs that were planned without them go on.
+        The frame, which is the same for every plan, and units, which only group commands, are not part of it.
         """
-        content = [self.scheduler, [[c.key, c.name, c.params, c.needs, c.barrier] for c in self.commands]]
+        content = [self.scheduler, [[c.key, c.name, c.params, c.needs, c.barrier] for c in self.worker_commands]]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def worker_commands(self) -> tuple[CommandSpec, ...]:
+        """Those of the scheduler's lists, without the frame that the driver runs itself."""
+        return tuple(command for command in self.commands if command.where == "worker")
+
+    def framed(self) -> Plan:
+        """The same plan with ``prepare_exp`` before everything else and ``finish_exp`` after everything else."""
+        last = len(self.commands) + 1
+        first = CommandSpec(PREPARE, 0, PREPARE, (), resources=Resources(num_cpus=0), where="driver")
+        return replace(
+            self, commands=(first, *self.commands, replace(first, key=FINISH, position=last, name=FINISH, barrier=last))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: ``plan.json`` of a run."""
@@ -63,9 +77,10 @@ class Plan:
         return cls(tuple(CommandSpec.from_json(item) for item in content["commands"]), str(content["scheduler"]))
 
     def with_resources(self, choose: Callable[[CommandSpec, int], CommandSpec]) -> Plan:
-        """The same plan with ``choose(command, width)`` in place of each command."""
+        """The same plan with ``choose(command, width)`` in place of each command that a worker runs."""
         widths = self.widths()
-        return replace(self, commands=tuple(choose(command, widths[command.name]) for command in self.commands))
+        chosen = (choose(command, widths[command.name]) if command.where == "worker" else command for command in self.commands)
+        return replace(self, commands=tuple(chosen))
 
     def units(self) -> dict[str, tuple[CommandSpec, ...]]:
         """The commands of each unit, units and commands in the order of the plan; what belongs to no unit is left out."""
@@ -136,19 +151,23 @@ def _needs(entry: Entry, index: int, commands: Sequence[CommandSpec]) -> tuple[s
 class Board:
     """Where every command of a plan stands. Every step costs O(log n) or the number of edges it follows.
 
-    States: ``waiting``, ``ready``, ``running``, ``committed``, ``failed``, ``skipped``.
+    States: ``waiting``, ``ready``, ``running``, ``committed``, ``failed``, ``skipped``. Of the commands that are ``committed`` already,
+    ``prepare_exp`` runs again, before everything else: every start needs what it sets up in this process.
     """
 
     def __init__(self, plan: Plan, committed: Iterable[str] = ()) -> None:
         self.plan = plan
+        self.worker_commands = plan.worker_commands
         self.commands = {command.key: command for command in plan.commands}
         self.state = dict.fromkeys(self.commands, "waiting")
         self._followers: dict[str, list[str]] = defaultdict(list)
-        self._missing: dict[str, int] = {}
+        self._open_needs: dict[str, int] = {}
         self._ready: dict[Resources, list[tuple[int, str]]] = defaultdict(list)
         self._barriers: list[tuple[int, int, str]] = []
         self._prefix = 0
         done = set(committed)
+        self.repeated = done & {PREPARE}
+        done -= self.repeated
         for command in plan.commands:
             if command.key in done:
                 self.state[command.key] = "committed"
@@ -158,15 +177,13 @@ class Board:
         self._advance()
 
     def _enter(self, command: CommandSpec) -> None:
-        if command.barrier > 1:
-            heapq.heappush(self._barriers, (command.barrier, command.position, command.key))
-            return
         open_needs = [key for key in command.needs if self.state[key] != "committed"]
         for key in open_needs:
             self._followers[key].append(command.key)
-        self._missing[command.key] = len(open_needs)
-        if not open_needs:
-            self._make_ready(command.key)
+        self._open_needs[command.key] = len(open_needs)
+        if not open_needs:  # also what needs nothing waits for position 0, the preparation
+            barrier = max(command.barrier, min(1, command.position))
+            heapq.heappush(self._barriers, (barrier, command.position, command.key))
 
     def _make_ready(self, key: str) -> None:
         self.state[key] = "ready"
@@ -177,13 +194,16 @@ class Board:
         order = self.plan.commands
         while self._prefix < len(order) and self.state[order[self._prefix].key] == "committed":
             self._prefix += 1
-        while self._barriers and self._barriers[0][0] <= self._prefix + 1:
+        frontier = order[self._prefix].position if self._prefix < len(order) else math.inf
+        while self._barriers and self._barriers[0][0] <= frontier:
             key = heapq.heappop(self._barriers)[2]
             if self.state[key] == "waiting":
                 self._make_ready(key)
 
     def take(self, full: Container[Resources] = ()) -> CommandSpec | None:
-        """The next ready command, in plan order, now ``running``; ``None`` if there is none. Those that ask for what is in ``full`` wait."""
+        """Mark the next ready command in plan order as ``running`` and return it; ``None`` if there is none. Those that ask for what is in
+        ``full`` wait.
+        """
         heaps = [heap for request, heap in self._ready.items() if request not in full]
         for heap in heaps:
             while heap and self.state[heap[0][1]] != "ready":
@@ -195,25 +215,25 @@ class Board:
         self.state[key] = "running"
         return self.commands[key]
 
-    def peek(self) -> bool:
+    def has_ready(self) -> bool:
         """Whether a command is ready."""
         return any(self.state[key] == "ready" for heap in self._ready.values() for _, key in heap)
 
     def put_back(self, key: str) -> None:
-        """A running command becomes ready again (its attempt did not commit)."""
+        """Make a running command ready again (its attempt did not commit)."""
         self._make_ready(key)
 
     def commit(self, key: str) -> None:
-        """A command committed: what waited for it may become ready."""
+        """Record that a command committed: what waited for it may become ready."""
         self.state[key] = "committed"
         for follower in self._followers.pop(key, ()):
-            self._missing[follower] -= 1
-            if not self._missing[follower] and self.state[follower] == "waiting":
+            self._open_needs[follower] -= 1
+            if not self._open_needs[follower] and self.state[follower] == "waiting":
                 self._make_ready(follower)
         self._advance()
 
     def fail(self, key: str) -> list[str]:
-        """A command failed for good; returns the keys of all commands that are skipped because of it."""
+        """Record that a command failed for good; returns the keys of all commands of the plan that are skipped because of it."""
         self.state[key] = "failed"
         skipped: list[str] = []
         blocked = [key]
@@ -224,15 +244,16 @@ class Board:
             for follower in [*self._followers.get(gone, ()), *behind]:
                 if self.state[follower] == "waiting":
                     self.state[follower] = "skipped"
-                    skipped.append(follower)
                     blocked.append(follower)
+                    if self.commands[follower].where == "worker":
+                        skipped.append(follower)
             self._barriers = [item for item in self._barriers if self.state[item[2]] == "waiting"]
             heapq.heapify(self._barriers)
         return skipped
 
     def count(self) -> Counter[str]:
-        """How many commands are in each state."""
-        return Counter(self.state.values())
+        """How many commands are in each state, the frame apart."""
+        return Counter(self.state[command.key] for command in self.worker_commands)
 
     @property
     def all_committed(self) -> bool:

@@ -1,4 +1,7 @@
-"""The executor without Ray: one command at a time, in this process. A debugger works, and most tests run here."""
+"""The executor without Ray: one command at a time, in this process. A debugger works, and most tests run here.
+
+With Ray it runs the commands that belong to the driver.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class InlineExecutor:
         """Nothing to do: a running command sees the store's stop request; a second Ctrl-C raises in it."""
 
     def abort(self, key: str) -> str:
-        """Nothing runs beside the driver's loop, so nothing can be ended from it."""
+        """Nothing runs beside the driver's loop, so there is nothing to end."""
         return ""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the user sees of a run: one live display in a terminal, plain lines anywhere else."""
+"""What the user sees of a run while it runs: one live display in a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 from mml_ray.driver.command import CommandSpec
 from mml_ray.driver.environment import FAILED
-from mml_ray.driver.estimate import Estimate, Left, fraction
+from mml_ray.driver.estimate import Estimate, TimeLeft, fraction
 from mml_ray.driver.graph import Board
 
 #: at most this many running commands are drawn
 _ROWS = 16
-#: seconds after which plain lines say where a command stands that has no epochs, or long ones: at first, and then again and again
+#: seconds after which plain lines say where a command without epochs, or with long ones, stands: at first, and from then on
 _FIRST, _AGAIN = 10.0, 60.0
 _MARKS = {"committed": "done", "failed": "FAILED", "retried": "again", "interrupted": "stopped", "submitted": "start"}
 _MARK_COLORS = {"committed": "32", "failed": "1;31", "retried": "33", "interrupted": "33"}
@@ -33,12 +33,12 @@ class LogTail:
         self._offsets: dict[str, int] = {}
 
     def start(self, key: str) -> None:
-        """Lines that the log has so far belong to earlier attempts."""
+        """Follow the log from its present end: the lines so far belong to earlier attempts."""
         path = self._folder / f"{key}.log"
         self._offsets[key] = path.stat().st_size if path.exists() else 0
 
     def read(self, key: str) -> list[str]:
-        """The whole lines that came since the last call."""
+        """Return the whole lines that came since the last call."""
         path = self._folder / f"{key}.log"
         offset = self._offsets.get(key)
         if offset is None or not path.exists() or path.stat().st_size <= offset:
@@ -50,18 +50,18 @@ class LogTail:
         self._offsets[key] = offset + end
         lines = data[:end].decode(errors="replace").splitlines()
         failed = next((number for number, line in enumerate(lines) if line.startswith(FAILED)), None)
-        if failed is not None:  # what follows is shown once, at the end of the run
+        if failed is not None:  # the rest is shown once, at the end of the run
             self.stop(key)
         return [line for line in lines[:failed] if line.strip() and not line.startswith("--- attempt")]
 
     def stop(self, key: str) -> None:
-        """The command ended."""
+        """Follow the log no longer: the command ended."""
         self._offsets.pop(key, None)
 
 
 class PlainDisplay:
-    """One line for each event, and for each running command one when its epoch changes (at most every few seconds), and after a
-    minute in which nothing was said of it.
+    """One line for each event, and for each running command one when its epoch changes (at most every few seconds) and one a minute
+    otherwise.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PlainDisplay:
         self._estimate = Estimate(history)
         self._done = 0
         self._total = 0
-        self._told: dict[str, tuple[Any, float]] = {}
+        self._last_shown: dict[str, tuple[Any, float]] = {}
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -86,51 +86,51 @@ class PlainDisplay:
         self.end()
 
     def begin(self, board: Board) -> None:
-        """The plan is about to run."""
-        self._total = len(board.plan.commands)
+        """Show that the plan is about to run."""
+        self._total = len(board.worker_commands)
         self._done = board.count()["committed"]
         if self._done:
             self.note(f"{self._done} of {self._total} commands are committed already and are not run again.")
 
     def event(self, spec: CommandSpec, state: str, detail: str = "") -> None:
-        """A command was submitted, committed (``detail``: ``<seconds> s``), retried, interrupted, or failed."""
+        """Show that a command was submitted, committed (``detail``: ``<seconds> s``), retried, interrupted, or failed."""
         if state == "committed":
             self._done += 1
             self._estimate.committed(spec, _seconds(detail))
         if self._tail is not None:
             self._drain(spec.key, spec.title)
-            self._tail.start(spec.key) if state == "submitted" else self._tail.stop(spec.key)
+            (self._tail.start if state == "submitted" else self._tail.stop)(spec.key)
         if state == "submitted" and not detail:
             return
-        shown = textwrap.shorten(detail, 160, placeholder=" ...")  # the whole of a failure is told at the end
+        shown = textwrap.shorten(detail, 160, placeholder=" ...")  # a failure is shown in full at the end
         self._print(f"{self._count()} {self._mark(state)} {spec.title}" + (f"  ({shown})" if shown else ""))
 
     def tick(self, board: Board, progress: Progress) -> None:
-        """Where the running commands stand."""
+        """Show where the running commands stand."""
         now = time.monotonic()
         running = self._running(board, progress)
-        for key, said in running.items():
+        for key, progress in running.items():
             spec = board.commands[key]
             self._drain(key, spec.title)
-            before, when = self._told.setdefault(key, (None, now - _AGAIN + _FIRST))
-            new = said.get("epoch") not in (None, before) and (before is None or now - when > self._every)
-            if new or now - when >= _AGAIN:
-                self._told[key] = (said.get("epoch"), now)
-                left = self._estimate.left(board, running)
-                ahead = f"  ({said_left} in all)" if (said_left := told(left)) else ""
-                self._print(f"{' ' * len(self._count())}         {spec.title}: {describe(said)}{ahead}")
+            before, when = self._last_shown.setdefault(key, (None, now - _AGAIN + _FIRST))
+            is_new = progress.get("epoch") not in (None, before) and (before is None or now - when > self._every)
+            if is_new or now - when >= _AGAIN:
+                self._last_shown[key] = (progress.get("epoch"), now)
+                eta = format_eta(self._estimate.left(board, running))
+                suffix = f"  ({eta} in all)" if eta else ""
+                self._print(f"{' ' * len(self._count())}         {spec.title}: {describe(progress)}{suffix}")
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Show something that the user should know."""
         self._print(text)
 
     def end(self) -> None:
-        """What follows is printed as it is. Harmless when repeated."""
+        """Show nothing more: text is printed as it is from here on. Harmless when repeated."""
 
     def _running(self, board: Board, progress: Progress) -> Progress:
-        """Of what was reported that which concerns running commands."""
-        running = {key: said for key, said in progress.items() if board.state.get(key) == "running"}
-        self._estimate.saw(running)
+        """Progress reports of running commands."""
+        running = {key: reported for key, reported in progress.items() if board.state.get(key) == "running"}
+        self._estimate.observe(running)
         return running
 
     def _count(self) -> str:
@@ -149,8 +149,8 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """Drawn anew four times a second below the lines of events: a bar for the run, what is done of each kind of command, and a
-    row for each running command with its bar, epoch and loss.
+    """Drawn four times a second below the lines of events: a bar for the run, how many commands of each name are done, and a row for each
+    running command with its bar, epoch and loss.
     """
 
     def __init__(self, *, tail: LogTail | None = None, history: Mapping[str, float] | None = None, console: Any = None) -> None:
@@ -170,19 +170,19 @@ class LiveDisplay(PlainDisplay):
         return self
 
     def begin(self, board: Board) -> None:
-        """The plan is about to run."""
+        """Show that the plan is about to run."""
         super().begin(board)
         self._began = time.monotonic()
         self._board = board
 
     def tick(self, board: Board, progress: Progress) -> None:
-        """Where the running commands stand."""
+        """Show where the running commands stand."""
         self._board, self._progress = board, self._running(board, progress)
         for key in self._progress:
             self._drain(key, board.commands[key].title)
 
     def end(self) -> None:
-        """The display goes away; the lines of events stay."""
+        """Remove the display; the lines of events stay."""
         self._live.stop()
 
     def _mark(self, state: str) -> str:
@@ -198,16 +198,18 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Group
         from rich.text import Text
 
-        board, elapsed = self._board, clock(time.monotonic() - self._began)
+        board, elapsed = self._board, format_clock(time.monotonic() - self._began)
         if board is None:
             return Text(f"starting, {elapsed} so far", style="dim")
-        running = {key: said for key, said in self._progress.items() if board.state[key] == "running"}
-        left = self._estimate.left(board, running)
-        ahead = f", {said_left}" if (said_left := told(left)) else ""
+        running = {key: reported for key, reported in self._progress.items() if board.state[key] == "running"}
+        eta = format_eta(self._estimate.left(board, running))
         head = Text.assemble(
-            (f"{self._done}/{self._total} commands  ", "bold"), bar(self._done, self._total), f"  {elapsed} so far{ahead}"
+            (f"{self._done}/{self._total} commands  ", "bold"),
+            bar(self._done, self._total),
+            f"  {elapsed} so far",
+            eta and f", {eta}",
         )
-        return Group(head, Text(kinds(board), style="dim"), self._rows(board, running))
+        return Group(head, Text(counts_by_command(board), style="dim"), self._rows(board, running))
 
     def _rows(self, board: Board, running: Progress) -> Any:
         from rich.table import Table
@@ -217,9 +219,9 @@ class LiveDisplay(PlainDisplay):
         table = Table.grid(padding=(0, 2), expand=False)
         for least in (None, width, None, None):
             table.add_column(no_wrap=True, overflow="ellipsis", min_width=least)
-        for key, said in list(running.items())[:_ROWS]:
-            where, value = columns(said)
-            table.add_row(Text(board.commands[key].title), bar(*fraction(said), width=width), Text(where), Text(value))
+        for key, progress in list(running.items())[:_ROWS]:
+            where, value = columns(progress)
+            table.add_row(Text(board.commands[key].title), bar(*fraction(progress), width=width), Text(where), Text(value))
         if len(running) > _ROWS:
             table.add_row(Text(f"and {len(running) - _ROWS} more", style="dim"))
         if not running and board.count()["running"]:
@@ -228,35 +230,35 @@ class LiveDisplay(PlainDisplay):
 
 
 def create_display(*, tail: LogTail | None, live: bool | None = None, history: Mapping[str, float] | None = None) -> PlainDisplay:
-    """The live display in a terminal that can draw it, else plain lines; ``live`` decides instead if given."""
+    """Create the live display in a terminal that can draw it, else plain lines; ``live`` decides instead if given."""
     able = sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
     if able if live is None else live:
         return LiveDisplay(tail=tail, history=history)
     return PlainDisplay(tail=tail, history=history)
 
 
-def columns(said: Mapping[str, Any]) -> tuple[str, str]:
-    """Of what a command reported: ``epoch 3/10, step 40/60`` and ``loss 0.213`` (or its own text)."""
+def columns(progress: Mapping[str, Any]) -> tuple[str, str]:
+    """Format what a command reported: ``epoch 3/10, step 40/60`` and ``loss 0.213`` (or its own text)."""
     parts = []
-    if said.get("epoch") is not None:
-        parts.append(f"epoch {said['epoch']}" + (f"/{said['epochs']}" if said.get("epochs") else ""))
-    if said.get("step") is not None and said.get("steps"):
-        parts.append(f"step {said['step']}/{said['steps']}")
-    values = [f"loss {said['loss']:.4g}"] if isinstance(said.get("loss"), int | float) else []
-    if said.get("text"):
-        values.append(str(said["text"]))
-    return ", ".join(parts) or ("" if values else str(said.get("state", "running"))), ", ".join(values)
+    if progress.get("epoch") is not None:
+        parts.append(f"epoch {progress['epoch']}" + (f"/{progress['epochs']}" if progress.get("epochs") else ""))
+    if progress.get("step") is not None and progress.get("steps"):
+        parts.append(f"step {progress['step']}/{progress['steps']}")
+    values = [f"loss {progress['loss']:.4g}"] if isinstance(progress.get("loss"), int | float) else []
+    if progress.get("text"):
+        values.append(str(progress["text"]))
+    return ", ".join(parts) or ("" if values else str(progress.get("state", "running"))), ", ".join(values)
 
 
-def describe(said: Mapping[str, Any]) -> str:
-    """``epoch 3/10, step 40/60, loss 0.213`` of what a command reported."""
-    return ", ".join(part for part in columns(said) if part)
+def describe(progress: Mapping[str, Any]) -> str:
+    """Format what a command reported: ``epoch 3/10, step 40/60, loss 0.213``."""
+    return ", ".join(part for part in columns(progress) if part)
 
 
-def kinds(board: Board) -> str:
-    """``train_fold 2/5, predict_fold 1/10``: what is committed of each kind of command, and what failed."""
+def counts_by_command(board: Board) -> str:
+    """``train_fold 2/5, predict_fold 1/10``: by command name, how many have committed, and how many failed."""
     count: dict[str, list[int]] = {}
-    for command in board.plan.commands:
+    for command in board.worker_commands:
         done, failed, total = count.get(command.name, (0, 0, 0))
         state = board.state[command.key]
         count[command.name] = [done + (state == "committed"), failed + (state in ("failed", "skipped")), total + 1]
@@ -266,22 +268,22 @@ def kinds(board: Board) -> str:
     )
 
 
-def told(left: Left | None) -> str:
-    """``about 1:10 left``, or ``more than 1:10 left`` where not everything is known; nothing where that would say nothing."""
+def format_eta(left: TimeLeft | None) -> str:
+    """``about 1:10 left``, or ``more than 1:10 left`` where not everything is known; empty where nothing is, or less than a second."""
     if left is None or left.seconds < 1:
         return ""
-    return f"{'about' if left.whole else 'more than'} {clock(left.seconds)} left"
+    return f"{'about' if left.is_complete else 'more than'} {format_clock(left.seconds)} left"
 
 
 def bar(done: float, total: float, width: int = 24) -> Any:
-    """A line of ``width`` characters, filled by ``done / total``."""
+    """Draw a line of ``width`` characters, filled by ``done / total``."""
     from rich.text import Text
 
     filled = round(width * min(1.0, done / total)) if total else 0
     return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """``1:05``, or ``1:01:05``."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

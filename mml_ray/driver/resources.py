@@ -1,4 +1,4 @@
-"""What commands ask for and what nodes have. Pure functions over values; nothing here talks to a cluster."""
+"""What commands ask for and what nodes have, as values; nothing here talks to a cluster."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
-
-#: no command gets more CPUs than this by ``auto``: beyond it a fold on a CPU gains little
-AUTO_CPU_LIMIT = 8
+from mml_ray.errors import InfeasibleResourcesError
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class Node:
 
 
 def local_node() -> Node:
-    """This machine, as far as this process may use it: CPU affinity and ``CUDA_VISIBLE_DEVICES`` count."""
+    """This machine, as far as this process may use it by its CPU affinity and ``CUDA_VISIBLE_DEVICES``."""
     import psutil
 
     memory = int(psutil.virtual_memory().total)
@@ -123,73 +120,6 @@ def _local_gpus() -> float:
         return float(len(os.listdir("/proc/driver/nvidia/gpus")))
     except OSError:
         return 0.0
-
-
-def resolve(
-    wanted: Mapping[str, Any],
-    nodes: Sequence[Node],
-    *,
-    width: int,
-    uses_gpu: bool,
-    where: str,
-) -> Resources:
-    """Turn one entry of the configuration into numbers.
-
-    ``width`` is how many such commands could run side by side; ``auto`` CPUs share the largest node among them (1 to
-    :data:`AUTO_CPU_LIMIT`), ``auto`` GPUs is one if any node has one and the command ``uses_gpu``, else none. ``where`` names the
-    entry in error messages.
-    """
-    gpus_here = max((node.num_gpus for node in nodes), default=0.0)
-    num_gpus = _amount(wanted.get("num_gpus"), where=f"{where}.num_gpus")
-    if num_gpus is None:
-        num_gpus = 1.0 if uses_gpu and gpus_here >= 1 else 0.0
-    if num_gpus > 1 and num_gpus != int(num_gpus):
-        raise MMLMisconfigurationException(f"{where}.num_gpus={num_gpus:g}: above one, only whole GPUs can be asked for.")
-    num_cpus = _amount(wanted.get("num_cpus"), where=f"{where}.num_cpus")
-    if num_cpus is None:
-        num_cpus = _auto_cpus(nodes, width=width, num_gpus=num_gpus)
-    memory = wanted.get("memory")
-    return Resources(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        memory=parse_memory(memory, where=f"{where}.memory") if memory not in (None, "auto") else 0,
-        custom=tuple(sorted((str(k), float(v)) for k, v in (wanted.get("custom") or {}).items())),
-        label_selector=tuple(sorted((str(k), str(v)) for k, v in (wanted.get("label_selector") or {}).items())),
-    )
-
-
-def _auto_cpus(nodes: Sequence[Node], *, width: int, num_gpus: float) -> float:
-    fitting = [node for node in nodes if node.num_gpus >= num_gpus] or list(nodes)
-    largest = max(fitting, key=lambda node: node.num_cpus)
-    side_by_side = max(1, width)
-    if num_gpus:
-        side_by_side = max(1, min(side_by_side, int(largest.num_gpus / num_gpus)))
-    return float(max(1, min(AUTO_CPU_LIMIT, int(largest.num_cpus // side_by_side))))
-
-
-def _amount(value: Any, *, where: str) -> float | None:
-    if value is None or value == "auto":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not math.isfinite(value):
-        raise MMLMisconfigurationException(f"{where}={value!r}: a number of at least 0, or 'auto'.")
-    return float(value)
-
-
-_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-
-
-def parse_memory(value: Any, *, where: str) -> int:
-    """Bytes of ``4294967296``, ``"4G"``, ``"4GiB"``, ``"512 MB"`` (powers of 1024)."""
-    text = str(value).strip().lower()
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = text[len(number) :].strip().removesuffix("ib").removesuffix("b")
-    try:
-        amount = float(number) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise MMLMisconfigurationException(f"{where}={value!r}: bytes, or a number with a unit such as '4GiB'.") from None
-    if amount < 0 or not math.isfinite(amount):
-        raise MMLMisconfigurationException(f"{where}={value!r}: must be positive.")
-    return int(amount)
 
 
 def check_feasible(requests: Iterable[tuple[str, Resources]], nodes: Sequence[Node]) -> None:

@@ -18,7 +18,7 @@ _forking = threading.local()
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes and threads that are started in the block never see SIGTERM; in this thread it waits for the end of the block."""
+    """Block SIGTERM for processes and threads that are started within; in this thread it is delivered at the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERM)
     try:
         yield
@@ -27,8 +27,8 @@ def held_back() -> Iterator[None]:
 
 
 def let_pass() -> None:
-    """In the main thread of a process that holds SIGTERM back: take it without a consequence from here on, so that what this process
-    starts does not hold it back. A child that is forked dies of it, as one that is started anew does.
+    """In the main thread of a process that blocks SIGTERM: receive it without effect from here on, so that what this process starts does
+    not block it. A forked child dies of it, as a child that runs another program does.
     """
     if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         signal.signal(signal.SIGTERM, _nothing)
@@ -37,8 +37,8 @@ def let_pass() -> None:
 
 
 def obey_only(parent: int) -> None:
-    """In a process that was started where SIGTERM is :func:`held_back`: it ends this process if ``parent`` sent it, and from nobody else.
-    Where the system does not tell the sender (macOS), it is as usual.
+    """In a process that was started where SIGTERM is :func:`held_back`: let it end this process if ``parent`` sent it, and ignore it from
+    others. Where the system does not name the sender (macOS), it acts as usual.
     """
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_wait, args=(parent,), name="mml-ray-sigterm", daemon=True).start()

@@ -26,7 +26,7 @@ from mml_ray.store.manager import MMLFileManager
 
 @dataclass(frozen=True, slots=True)
 class AttemptContext:
-    """What an attempt needs beside its command: the seed of the run (``None``: do not seed) and where its log goes."""
+    """What an attempt needs beside its command: the seed of the run (``None``: do not seed) and the folder of its log."""
 
     seed: int | None
     log_folder: Path
@@ -51,7 +51,7 @@ def run_attempt(
     context: AttemptContext,
     pulse: Pulse | None = None,
 ) -> Outcome:
-    """Run the command and return what came of it; never raises for what the command did. ``pulse`` announces one that lasts.
+    """Run the command and return its outcome; never raises for what the command did. ``pulse`` announces a command that lasts.
 
     The outcome's artifacts are durable (fsync) and measured (size, sha256) when this returns, but nothing counts before
     the run store has committed it.
@@ -110,10 +110,10 @@ def _failure(spec: CommandSpec, attempt: int, error: BaseException) -> Outcome:
     described = {"type": type(error).__name__, "message": str(error) or type(error).__name__, "traceback": text}
     if isinstance(error, UserError):
         described["user"] = "yes"
-    return Outcome(spec.key, attempt, status, error=described, exception=error)
+    return Outcome(spec.key, attempt, status, error=described)
 
 
-# -- surroundings ---------------------------------------------------------------------------------------------------------------
+# -- environment ----------------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _bound(manager: MMLFileManager, reference: dict[str, Any]) -> Iterator[None]:
     manager.bind(reference)
@@ -136,7 +136,7 @@ def _seed_libraries(seed: int | None) -> None:
 
 
 def prepare_torch() -> None:
-    """Seed torch and set its threads, once for each command; to be called wherever torch may have been imported just now.
+    """Seed torch and set its threads, once for each command; called wherever torch may just have been imported.
 
     A command that imports torch itself would otherwise start from torch's own seed, or not, depending on what ran
     before in the same process.
@@ -156,10 +156,10 @@ def prepare_torch() -> None:
 
 
 def current_seed() -> int | None:
-    """The seed of the command that runs in this process, or ``None``."""
+    """Return the seed of the command that runs in this process, or ``None``."""
     return _running[-1].seed if _running else None
 
 
 def current_threads() -> int:
-    """The threads that the command that runs in this process may use; outside of commands 1."""
+    """Return how many threads the command that runs in this process may use; outside of commands 1."""
     return _running[-1].threads if _running else 1

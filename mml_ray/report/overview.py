@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.driver.command import CommandSpec
-from mml_ray.driver.environment import begun
+from mml_ray.driver.environment import started_at
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import JournalError
 from mml_ray.journal.lease import current_holder
@@ -160,7 +160,7 @@ def _running_since(planned: Mapping[str, Any], attempt: Mapping[str, Any], paths
     """``None``: it waits in the queue of Ray, which nobody else knows. Where it runs is journaled at its start only without Ray."""
     if attempt["node"] or planned["name"] in FRAME:
         return float(attempt["started"])
-    return begun(paths.logs / f"{planned['key']}.log", attempt["number"])
+    return started_at(paths.logs / f"{planned['key']}.log", attempt["number"])
 
 
 def _attempt(item: Attempt) -> dict[str, Any]:

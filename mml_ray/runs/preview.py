@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mml_ray.driver.resources import Resources, local_node, slots
-from mml_ray.report.ending import took
+from mml_ray.driver.resources import Resources, check_feasible, local_node, slots
+from mml_ray.report.ending import format_duration
 from mml_ray.report.tables import Table
-from mml_ray.runs import session
 from mml_ray.runs.history import history
-from mml_ray.schedulers.base import AbstractBaseScheduler
+from mml_ray.runs.resources import may_use_gpu, request_of
+from mml_ray.runs.session import Session
 from mml_ray.store.run.store import read_run
 
 
-def print_plan(scheduler: AbstractBaseScheduler, *, run_dir: Path | None, as_json: bool) -> None:
-    """Print every command: number, name, parameters, needs, resources, state, expected seconds (unknown is said, never 0)."""
-    document = describe(scheduler, run_dir)
+def print_plan(session: Session, *, as_json: bool) -> None:
+    """Print every command: number, name, parameters, unit, needs, resources, state, expected seconds ("unknown", never 0)."""
+    document = describe(session)
     if as_json:
         print(json.dumps(document, indent=2))
         return
@@ -40,17 +39,18 @@ def print_plan(scheduler: AbstractBaseScheduler, *, run_dir: Path | None, as_jso
     print(document["estimate"])
 
 
-def describe(scheduler: AbstractBaseScheduler, run_dir: Path | None) -> dict[str, Any]:
-    """The plan as plain data. A cluster is not asked, so nothing is held against its size, and what is ``auto`` stays so."""
-    current = session.Session(scheduler, run_dir)
-    nodes = [session.planned_local_node(scheduler.cfg)] if current.kind == "ray" else [local_node()]
-    cluster = session.cluster_address(scheduler.cfg) if current.kind == "ray" else ""
-    plan = current._with_resources(nodes, check=not cluster)
-    committed = read_run(run_dir).commits if run_dir is not None else {}
-    known = history(scheduler.fm.proj_path)
+def describe(session: Session) -> dict[str, Any]:
+    """The plan as plain data. A cluster is not asked: nothing is compared with its size, and what is ``auto`` stays ``auto``."""
+    nodes = [session.options.local_node() if session.uses_ray else local_node()]
+    cluster = session.options.cluster_address if session.uses_ray else ""
+    plan = session.planned(nodes)
+    if not cluster:
+        check_feasible([(spec.name, spec.resources) for spec in plan.commands], nodes)
+    committed = read_run(session.paths.run_dir).commits if session.is_continued else {}
+    known = history(session.manager.proj_path)
     numbers = {spec.key: spec.position for spec in plan.commands}
     names = {spec.name for spec in plan.commands}
-    open_fields = {name: _left_to_the_cluster(current, name) if cluster else [] for name in names}
+    open_fields = {name: _left_to_the_cluster(session, name) if cluster else [] for name in names}
     commands: list[dict[str, Any]] = []
     for spec in plan.commands:
         seconds = committed[spec.key]["seconds"] if spec.key in committed else known.get(spec.name)
@@ -68,25 +68,22 @@ def describe(scheduler: AbstractBaseScheduler, run_dir: Path | None) -> dict[str
             }
         )
     open_commands = [item for item in commands if item["state"] == "new"]
-    width = min((slots(nodes, spec.resources) for spec in plan.commands), default=1) if current.kind == "ray" else 1
+    width = min((slots(nodes, spec.resources) for spec in plan.commands), default=1) if session.uses_ray else 1
     return {
-        "mode": str(scheduler.cfg.mode.id),
+        "mode": session.manifest["mode"],
         "scheduler": plan.scheduler,
         "fingerprint": plan.fingerprint,
-        "executor": current.kind,
+        "executor": "ray" if session.uses_ray else "inline",
         "commands": commands,
         "estimate": _estimate(open_commands, 1 if cluster else max(1, width), cluster),
     }
 
 
-def _left_to_the_cluster(current: session.Session, name: str) -> list[str]:
-    """What follows from the nodes: the fields that are ``auto``."""
-    wanted = current._wanted(name)
-    scheduler = current.scheduler
-    fields = ["num_cpus"]
-    if scheduler.cfg.get("allow_gpu", True) and name in scheduler.gpu_commands:
-        fields.append("num_gpus")
-    return [field for field in fields if wanted.get(field) in (None, "auto")]
+def _left_to_the_cluster(session: Session, name: str) -> list[str]:
+    """The fields that are ``auto``, so that they follow from the nodes."""
+    request = request_of(name, session.workload.command_defaults(name), session.options)
+    fields = ["num_cpus", "num_gpus"] if may_use_gpu(name, session.workload, session.options) else ["num_cpus"]
+    return [field for field in fields if getattr(request, field) in (None, "auto")]
 
 
 def _asks(resources: Resources, auto: list[str]) -> str:
@@ -110,7 +107,7 @@ def _estimate(items: list[dict[str, Any]], side_by_side: int, cluster: str) -> s
         )
     if len(unknown) < len(names):
         known = "" if not unknown else f" for {', '.join(name for name in names if name not in unknown)}"
-        text += f" By earlier runs of this project: about {took(total / side_by_side)}{known}{', one after the other' if cluster else ''}."
+        text += f" By earlier runs of this project: about {format_duration(total / side_by_side)}{known}{', one after the other' if cluster else ''}."
     if unknown:
         text += f" Unknown, since there is no earlier run: how long {', '.join(unknown)} takes."
     return text

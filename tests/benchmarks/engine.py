@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_ray.driver.executor import FailurePolicy, Interrupt, run_plan
+from mml_ray.driver.executor import FailurePolicy
 from mml_ray.driver.graph import Board, Entry, Plan, build_plan
+from mml_ray.driver.loop import Interrupt, Loop
 from mml_ray.driver.resources import Node, Resources
 from mml_ray.driver.worker import AttemptContext
 from mml_ray.store.manager import MMLFileManager
@@ -40,6 +41,9 @@ print(json.dumps({"code": code, "cpu": time.process_time(), "MiB": peak / 1024})
 
 class Nothing:
     """A workload whose commands return their number."""
+
+    def attach(self, manager: MMLFileManager) -> None:
+        pass
 
     def execute(self, name: str, params: Sequence[Any]) -> Any:
         return params[0]
@@ -112,13 +116,13 @@ def _durable(count: int, place: Path) -> float:
     executor = RayExecutor(
         Nothing(),
         client,
-        manager_arguments=manager.arguments(),
+        manager=manager,
         context=AttemptContext(seed=42, log_folder=run_dir / "logs"),
         nodes=[Node("here", 2)],
         requests=[Resources()],
     )
     began = time.perf_counter()
-    summary = run_plan(Board(plan), client, executor, policy=FailurePolicy(), display=Silent(), interrupt=Interrupt())
+    summary = Loop(Board(plan), client, executor, policy=FailurePolicy(), display=Silent(), interrupt=Interrupt()).run()
     seconds = time.perf_counter() - began
     assert summary.committed == count, summary
     executor.close()

@@ -18,7 +18,7 @@ import pytest
 
 from mml_ray import api, atomic, failpoints
 from mml_ray.cli import main
-from mml_ray.driver import executor
+from mml_ray.driver import loop
 from mml_ray.journal import owner
 from mml_ray.store.run.store import RunStore, read_run, verify
 from tests.integration.harness import Place, commits, files, wait_for
@@ -147,7 +147,7 @@ def _become(arguments: tuple[str, ...], log: Path, environment: dict[str, str]) 
         os.environ.clear()
         os.environ.update(environment)
         failpoints._arm_from_environment()
-        executor.DISK_PAUSE = 0.5
+        loop.DISK_PAUSE = 0.5
         atomic.fs = Unsynced()  # what a killed process wrote is there without waiting for the disk
         if "ELSEWHERE" in environment:
             owner._machine = lambda: "elsewhere"  # type: ignore[assignment]

@@ -11,9 +11,10 @@ from typing import Any
 
 from mml_ray.driver.command import CommandSpec, Workload
 from mml_ray.driver.environment import release_threads
-from mml_ray.driver.executor import Executor, FailurePolicy, Interrupt, RunSummary, run_plan
+from mml_ray.driver.executor import Executor, FailurePolicy, RunSummary
 from mml_ray.driver.graph import Board, Entry, build_plan
 from mml_ray.driver.inline import InlineExecutor
+from mml_ray.driver.loop import Interrupt, Loop
 from mml_ray.driver.progress import LogTail, PlainDisplay
 from mml_ray.driver.resources import Node, Resources, check_feasible
 from mml_ray.driver.worker import AttemptContext
@@ -26,6 +27,9 @@ Ask = Callable[[CommandSpec], Resources]
 
 class Methods:
     """A workload whose commands are its methods."""
+
+    def attach(self, manager: MMLFileManager) -> None:
+        pass
 
     def execute(self, name: str, params: Sequence[Any]) -> Any:
         return getattr(self, name)(*params)
@@ -117,9 +121,9 @@ class Arena:
         board = Board(plan)
         display.begin(board)
         try:
-            summary = run_plan(
+            summary = Loop(
                 board, backend, executor, policy=policy or FailurePolicy(backoff=0.05), display=display, interrupt=Interrupt()
-            )
+            ).run()
             committed = backend.committed()
             results = [committed[spec.key]["result"] for spec in plan.commands if spec.key in committed]
         finally:
@@ -145,7 +149,7 @@ class Arena:
         return RayExecutor(
             workload,
             client,
-            manager_arguments=manager.arguments(),
+            manager=manager,
             context=context,
             nodes=self.nodes,
             requests=[spec.resources for spec in commands],

@@ -150,6 +150,37 @@ def test_a_plan_of_another_version_is_read() -> None:
     assert Plan.from_json(document) == build_plan([Entry("a", [1])], scheduler="s")
 
 
+def test_the_frame_comes_first_and_last_and_leaves_the_fingerprint_alone() -> None:
+    plan = build_plan([Entry("a", [1], after=[]), Entry("b", [])], scheduler="s")
+    framed = plan.framed()
+    assert [(c.name, c.position, c.where) for c in framed.commands] == [
+        ("prepare_exp", 0, "driver"), ("a", 1, "worker"), ("b", 2, "worker"), ("finish_exp", 3, "driver"),
+    ]  # fmt: skip
+    assert framed.fingerprint == plan.fingerprint and framed.worker_commands == plan.commands
+    document = framed.to_json()
+    for command in document["commands"]:  # as the version before wrote it
+        del command["unit"], command["where"]
+    assert Plan.from_json(document) == framed
+
+
+def test_a_framed_board_prepares_first_also_when_the_preparation_committed_before() -> None:
+    plan = build_plan([Entry("a", [1], after=[]), Entry("b", [1], after=[0]), Entry("c", [])], scheduler="s").framed()
+    first = [key for key in (command.key for command in plan.commands) if key.startswith("a--")]
+    for committed in ([], ["prepare_exp", *first]):
+        board, order = Board(plan, committed), []
+        while not board.all_committed:
+            (key,) = _drain(board)
+            order.append(key.split("--")[0])
+            board.commit(key)
+        assert order == ["prepare_exp", *(["b"] if committed else ["a", "b"]), "c", "finish_exp"]
+        assert board.count() == {"committed": 3}, "the frame is not counted"
+
+
+def test_without_a_preparation_everything_else_is_skipped() -> None:
+    board = Board(build_plan([Entry("a", [1], after=[]), Entry("b", [1], after=[0]), Entry("c", [])], scheduler="s").framed())
+    assert len(board.fail(_drain(board)[0])) == 3 and not board.has_ready()
+
+
 def test_is_chain() -> None:
     assert build_plan([Entry("a", []), Entry("b", []), Entry("c", [])], scheduler="s").is_chain()
     assert not build_plan([Entry("a", [1]), Entry("a", [2])], scheduler="s").is_chain()

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from mml_ray.driver import executor as executor_module
+from mml_ray.driver import loop as loop_module
 from mml_ray.driver.command import CommandSpec, Outcome, Status
-from mml_ray.driver.executor import FailurePolicy, Interrupt, RunSummary, run_plan
+from mml_ray.driver.executor import FailurePolicy, RunSummary
 from mml_ray.driver.graph import Board, Entry, build_plan
+from mml_ray.driver.loop import Interrupt, Loop
 from mml_ray.driver.resources import Resources
 
 Script = Callable[[CommandSpec, int], Any]
@@ -127,13 +128,26 @@ class Notes:
         self.notes.append(text)
 
 
+def _run_framed(
+    script: Script, *, committed: list[str] | None = None, interrupt: Interrupt | None = None
+) -> tuple[RunSummary, FakeStore, FakeExecutor, FakeExecutor, Notes]:
+    """``CHAIN`` between the two commands of the driver, which have an executor of their own."""
+    store, workers, driver, notes = FakeStore(), FakeExecutor(script), FakeExecutor(script), Notes()
+    board = Board(build_plan(CHAIN, scheduler="s").framed(), committed or [])
+    policy, interrupt = FailurePolicy(backoff=0.01), interrupt or Interrupt()
+    summary = Loop(board, store, workers, inline=driver, policy=policy, display=notes, interrupt=interrupt).run()
+    return summary, store, workers, driver, notes
+
+
 def _run(
     entries: list[Entry], script: Script, *, store: FakeStore | None = None, interrupt: Interrupt | None = None, **policy: Any
 ) -> tuple[RunSummary, FakeStore, FakeExecutor, Notes]:
     store, executor, notes = store or FakeStore(), FakeExecutor(script), Notes()
     policy.setdefault("backoff", 0.01)
     board = Board(build_plan(entries, scheduler="s"))
-    summary = run_plan(board, store, executor, policy=FailurePolicy(**policy), display=notes, interrupt=interrupt or Interrupt())
+    summary = Loop(
+        board, store, executor, policy=FailurePolicy(**policy), display=notes, interrupt=interrupt or Interrupt()
+    ).run()
     return summary, store, executor, notes
 
 
@@ -144,6 +158,59 @@ def test_everything_commits_once() -> None:
     summary, store, _, _ = _run(CHAIN, lambda *_: "done")
     assert (summary.exit_code, summary.committed, sorted(store.attempts.values())) == (0, 3, [1, 1, 1])
     assert len(set(store.commits)) == 3
+
+
+def test_the_driver_runs_the_first_and_the_last_command_itself() -> None:
+    summary, store, workers, driver, notes = _run_framed(lambda *_: "done")
+    assert (summary.exit_code, summary.committed, summary.total) == (0, 3, 3)
+    assert store.commits[0] == "prepare_exp" and store.commits[-1] == "finish_exp" and len(store.commits) == 5
+    assert list(driver.when) == ["prepare_exp", "finish_exp"] and sorted(workers.when) == ["a", "b", "c"]
+    assert {name for name, _, _ in notes.events} == {"a", "b", "c"}, "the frame is not shown as long as all is well"
+
+
+def test_the_preparation_runs_at_every_start_and_is_committed_once() -> None:
+    plan = build_plan(CHAIN, scheduler="s")
+    _, store, workers, driver, _ = _run_framed(lambda *_: "done", committed=["prepare_exp", plan.commands[0].key])
+    assert list(driver.when) == ["prepare_exp", "finish_exp"] and sorted(workers.when) == ["b", "c"]
+    assert "prepare_exp" not in store.commits
+    assert [(failure["command"], failure["reason"]) for failure in store.failures] == [("prepare_exp", "repeated")]
+
+
+def test_a_preparation_that_fails_skips_everything_and_says_so() -> None:
+    summary, _, workers, _, notes = _run_framed(lambda *_: "failed")
+    assert list(summary.failures) == ["prepare_exp"] and len(summary.skipped) == 3 and not workers.when
+    assert (summary.exit_code, summary.committed, summary.interrupted) == (1, 0, False)
+    assert ("prepare_exp", "failed", "failed it was") in notes.events
+
+
+def test_a_run_whose_last_command_fails_has_failed() -> None:
+    summary, _, _, _, _ = _run_framed(lambda spec, _: "failed" if spec.name == "finish_exp" else "done")
+    assert (summary.exit_code, summary.committed, summary.total, summary.skipped) == (1, 3, 3, [])
+
+
+def test_the_frame_waits_for_space_like_any_other_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "DISK_PAUSE", 0.01)
+    summary, store, _, _, notes = _run_framed(lambda _, attempt: "disk" if attempt < 3 else "done")
+    assert summary.exit_code == 0 and store.attempts["prepare_exp"] == store.attempts["finish_exp"] == 3
+    assert ("prepare_exp", "retried") in [event[:2] for event in notes.events]
+
+
+def test_the_second_interrupt_raises_where_a_command_of_the_driver_stands() -> None:
+    interrupt = Interrupt()
+    caught: list[bool] = []
+
+    def script(*_: Any) -> Any:
+        interrupt()
+        try:
+            interrupt()
+        except KeyboardInterrupt:
+            caught.append(True)
+        return "interrupted"
+
+    summary, store, workers, _, _ = _run_framed(script, interrupt=interrupt)
+    assert caught == [True] and summary.exit_code == 130 and not workers.when and not store.commits
+    interrupt()
+    assert interrupt.count == 3, "outside of it nothing is raised"
 
 
 def test_a_lost_worker_is_retried_up_to_the_limit_with_growing_pauses() -> None:
@@ -185,7 +252,7 @@ def test_what_waits_for_one_kind_of_device_does_not_keep_others_idle() -> None:
 
     executor = FakeExecutor(script, window=6)
     executor.share = 4
-    summary = run_plan(Board(plan), FakeStore(), executor, policy=FailurePolicy(), display=Notes(), interrupt=Interrupt())
+    summary = Loop(Board(plan), FakeStore(), executor, policy=FailurePolicy(), display=Notes(), interrupt=Interrupt()).run()
     assert summary.committed == 13 and order[:3] == ["cpu"] * 3 and executor.most <= 6
 
 
@@ -247,7 +314,7 @@ def test_timeout_sends_sigterm_twice_and_it_counts_once(monkeypatch: pytest.Monk
     assert interrupt.count == 1
     interrupt(signal.SIGINT, None)
     assert interrupt.count == 2, "Ctrl-C is no echo of it"
-    monkeypatch.setattr(executor_module, "ECHO", 0.0)
+    monkeypatch.setattr(loop_module, "ECHO", 0.0)
     interrupt(signal.SIGTERM, None)
     assert interrupt.count == 3, "nor is a later one"
 
@@ -281,7 +348,7 @@ def test_another_error_of_the_store_is_not_swallowed() -> None:
 
 def test_low_space_pauses_before_a_command_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     free = iter([10, 10, 10, 1000, 1000])
-    monkeypatch.setattr(executor_module, "_free_bytes", lambda path: next(free, 1000))
+    monkeypatch.setattr(loop_module, "free_bytes", lambda path: next(free, 1000))
     began = time.monotonic()
     summary, _, executor, notes = _run([Entry("a", [])], lambda *_: "done", min_free_bytes=100, watch=(tmp_path,))
     assert summary.exit_code == 0
@@ -290,7 +357,7 @@ def test_low_space_pauses_before_a_command_starts(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_disk_that_is_full_in_a_command_does_not_count_as_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "DISK_PAUSE", 0.01)
+    monkeypatch.setattr(loop_module, "DISK_PAUSE", 0.01)
     summary, _, _, _ = _run([Entry("a", [])], lambda _, attempt: "disk" if attempt < 6 else "done")
     assert summary.exit_code == 0
 
@@ -298,7 +365,7 @@ def test_a_disk_that_is_full_in_a_command_does_not_count_as_its_failure(monkeypa
 def test_a_command_that_met_a_full_disk_is_tried_again_when_there_is_space(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(executor_module, "DISK_PAUSE", 3600.0)
+    monkeypatch.setattr(loop_module, "DISK_PAUSE", 3600.0)
     looks = 0
 
     def free(_: Path) -> int:
@@ -306,7 +373,7 @@ def test_a_command_that_met_a_full_disk_is_tried_again_when_there_is_space(
         looks += 1
         return 5 if looks < 5 else 2**30
 
-    monkeypatch.setattr(executor_module, "_free_bytes", free)
+    monkeypatch.setattr(loop_module, "free_bytes", free)
     script = lambda _, attempt: "disk" if attempt < 2 else "done"  # noqa: E731
     summary, _, _, notes = _run([Entry("a", [])], script, watch=(tmp_path,), backoff_limit=3600.0)
     assert summary.exit_code == 0 and looks == 5
@@ -316,8 +383,8 @@ def test_a_command_that_met_a_full_disk_is_tried_again_when_there_is_space(
 
 
 def test_where_no_space_comes_free_it_is_tried_again_less_and_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(executor_module, "DISK_PAUSE", 0.05)
-    monkeypatch.setattr(executor_module, "_free_bytes", lambda _: 5)
+    monkeypatch.setattr(loop_module, "DISK_PAUSE", 0.05)
+    monkeypatch.setattr(loop_module, "free_bytes", lambda _: 5)
     script = lambda _, attempt: "disk" if attempt < 5 else "done"  # noqa: E731
     summary, _, executor, _ = _run([Entry("a", [])], script, watch=(tmp_path,), backoff_limit=0.2)
     assert summary.exit_code == 0

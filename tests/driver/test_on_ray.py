@@ -20,7 +20,6 @@ from mml_ray.driver.graph import Entry, build_plan
 from mml_ray.driver.ray import executor as on_ray
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
-from mml_ray.runs import session
 from mml_ray.schedulers.base import AbstractBaseScheduler
 from mml_ray.store import assignments
 from mml_ray.store.manager import MMLFileManager
@@ -316,7 +315,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def test_results_and_structs_travel_and_attributes_do_not(arena: Arena, lab: Lab) -> None:
     MMLFileManager.add_assignment_path(None, "carried", "PROJ_PATH/CARRIED/TASK_NAME/carried.txt")
     scheduler = Carrier(api.compose_run(["chaos", f"proj={PROJECT}", "sys.executor=ray", "sys.num_cpus=2"]).cfg)
-    assert session.run(scheduler).exit_code == 0
+    assert scheduler.create_session().run().exit_code == 0
     left, seen = (commit["result"] for key, commit in read_run(lab.run).commits.items() if key.startswith(("leave", "look")))
     assert left["pid"] != os.getpid()
     assert seen == {"file": "first", "attributes": [None, ["here"]], "results": ["first"]}

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mml_ray.driver import progress
-from mml_ray.driver.estimate import Estimate, Left, fraction
+from mml_ray.driver.estimate import Estimate, TimeLeft, fraction
 from mml_ray.driver.graph import Board, Entry, build_plan
 from mml_ray.driver.progress import LiveDisplay, LogTail, PlainDisplay, create_display
 
@@ -43,40 +43,42 @@ def test_nothing_is_said_while_nothing_is_known() -> None:
 
 
 def test_history_counts_until_the_run_knows_better() -> None:
-    board, told = _board(trains=3), Estimate({"train_fold": 100.0})
+    board, estimate = _board(trains=3), Estimate({"train_fold": 100.0})
     (first,) = _taken(board, 1)
-    assert told.left(board, {}) == Left(300.0, whole=True)
+    assert estimate.left(board, {}) == TimeLeft(300.0, is_complete=True)
     board.commit(first)
-    told.committed(board.commands[first], 10.0)
-    assert told.left(board, {}) == Left(20.0, whole=True)
+    estimate.committed(board.commands[first], 10.0)
+    assert estimate.left(board, {}) == TimeLeft(20.0, is_complete=True)
 
 
 def test_a_running_command_tells_how_long_its_kind_takes(clock: list[float]) -> None:
-    board, told = _board(trains=4, tests=4), Estimate()
+    board, estimate = _board(trains=4, tests=4), Estimate()
     running = _taken(board, 2)
-    told.saw(running)
+    estimate.observe(running)
     clock[0] += 10.0
     said = {key: {"epoch": 2, "epochs": 4, "step": 0, "steps": 10} for key in running}  # a quarter is done in 10 s: 40 s each
-    assert told.left(board, said) == Left((30.0 + 30.0 + 40.0 + 40.0) / 2, whole=False)  # the tests are still unknown
+    assert estimate.left(board, said) == TimeLeft(
+        (30.0 + 30.0 + 40.0 + 40.0) / 2, is_complete=False
+    )  # the tests are still unknown
 
 
 def test_the_longest_command_bounds_what_is_left(clock: list[float]) -> None:
-    board, told = _board(trains=2), Estimate()
+    board, estimate = _board(trains=2), Estimate()
     running = _taken(board, 2)
-    told.saw(running)
+    estimate.observe(running)
     clock[0] += 10.0
-    left = told.left(board, {running[0]: {"step": 5, "steps": 10}, running[1]: {"step": 1, "steps": 10}})
-    assert left == Left(90.0, whole=True)
+    left = estimate.left(board, {running[0]: {"step": 5, "steps": 10}, running[1]: {"step": 1, "steps": 10}})
+    assert left == TimeLeft(90.0, is_complete=True)
 
 
 def test_too_little_done_says_nothing(clock: list[float]) -> None:
-    board, told = _board(trains=1), Estimate()
+    board, estimate = _board(trains=1), Estimate()
     running = _taken(board, 1)
-    told.saw(running)
+    estimate.observe(running)
     clock[0] += 1.0
-    assert told.left(board, {running[0]: {"step": 9, "steps": 10}}) is None
+    assert estimate.left(board, {running[0]: {"step": 9, "steps": 10}}) is None
     clock[0] += 9.0
-    assert told.left(board, {running[0]: {"step": 1, "steps": 1000}}) is None
+    assert estimate.left(board, {running[0]: {"step": 1, "steps": 1000}}) is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_plain_lines_of_a_run(tmp_path: Path, clock: list[float]) -> None:
     for key in (first, second):
         display.event(board.commands[key], "submitted")
     (tmp_path / f"{first}.log").write_text("--- attempt 1, process 7\nhello\nhalf a li")
-    for step in (10, 20):  # told once, not for every step
+    for step in (10, 20):  # estimate once, not for every step
         clock[0] += 10.0
         display.tick(board, {first: {"epoch": 1, "epochs": 2, "step": step, "steps": 40, "loss": 0.51234}})
     display.event(board.commands[first], "committed", "20.1 s")
@@ -200,7 +202,7 @@ def test_what_failed_is_counted() -> None:
     board = _board(trains=2, tests=2)
     first, _ = _taken(board, 2)
     board.fail(first)
-    assert progress.kinds(board) == "train_fold 0/2 (1 failed or skipped), test_task 0/2 (1 failed or skipped)"
+    assert progress.counts_by_command(board) == "train_fold 0/2 (1 failed or skipped), test_task 0/2 (1 failed or skipped)"
 
 
 def test_what_commands_print_goes_through_the_display_once() -> None:
@@ -244,4 +246,4 @@ def test_only_a_terminal_that_can_draw_gets_the_live_display(
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3661, "1:01:01")])
 def test_clock(seconds: float, text: str) -> None:
-    assert progress.clock(seconds) == text
+    assert progress.format_clock(seconds) == text

@@ -1,52 +1,14 @@
-"""Numbers out of settings, and the refusal of what no node can hold."""
+"""What nodes can hold, and the refusal of what none of them can."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from mml_ray.driver.resources import Node, Resources, check_feasible, local_node, parse_memory, resolve, slots
-from mml_ray.errors import InfeasibleResourcesError, MMLMisconfigurationException
+from mml_ray.driver.resources import Node, Resources, check_feasible, local_node, slots
+from mml_ray.errors import InfeasibleResourcesError
 
 LAPTOP = Node("laptop", num_cpus=8)
 WORKSTATION = Node("workstation", num_cpus=16, num_gpus=2, memory=64 * 2**30)
-
-
-def _resolve(wanted: dict[str, Any], nodes: list[Node], *, width: int = 5, uses_gpu: bool = True) -> Resources:
-    return resolve(wanted, nodes, width=width, uses_gpu=uses_gpu, where="resources.train_fold")
-
-
-def test_auto_shares_the_cpus_of_the_largest_node_among_the_folds() -> None:
-    assert _resolve({"num_cpus": "auto"}, [LAPTOP]).num_cpus == 1
-    assert _resolve({"num_cpus": "auto"}, [LAPTOP], width=1).num_cpus == 8
-    assert _resolve({}, [LAPTOP], width=3).num_cpus == 2
-
-
-def test_auto_takes_one_gpu_where_there_is_one_and_shares_the_cpus_by_gpus() -> None:
-    chosen = _resolve({"num_gpus": "auto", "num_cpus": "auto"}, [WORKSTATION])
-    assert (chosen.num_gpus, chosen.num_cpus) == (1, 8)
-    assert _resolve({"num_gpus": "auto"}, [WORKSTATION], uses_gpu=False).num_gpus == 0
-    assert _resolve({"num_gpus": "auto"}, [LAPTOP]).num_gpus == 0
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("4GiB", 4 * 2**30), ("4G", 4 * 2**30), (1024, 1024), ("512 MB", 512 * 2**20), ("1.5k", 1536)]
-)
-def test_memory(value: object, expected: int) -> None:
-    assert parse_memory(value, where="resources.x.memory") == expected
-
-
-@pytest.mark.parametrize("value", ["much", "4X", "-1", "", "nan"])
-def test_wrong_memory_names_the_setting(value: str) -> None:
-    with pytest.raises(MMLMisconfigurationException, match=r"resources\.x\.memory"):
-        parse_memory(value, where="resources.x.memory")
-
-
-@pytest.mark.parametrize("wanted", [{"num_gpus": 1.5}, {"num_cpus": -1}, {"num_cpus": "many"}, {"num_gpus": True}])
-def test_wrong_numbers_name_the_setting(wanted: dict[str, Any]) -> None:
-    with pytest.raises(MMLMisconfigurationException, match=r"resources\.train_fold\.num_"):
-        _resolve(wanted, [WORKSTATION])
 
 
 def test_infeasible_names_the_command_and_the_largest_node() -> None:

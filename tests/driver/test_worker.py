@@ -33,6 +33,9 @@ class Workload:
     def collect_deltas(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"task": {"set_paths": {}, "append_models": []}}, {}
 
+    def attach(self, manager: MMLFileManager) -> None:
+        pass
+
     def forget(self) -> None:
         self.forgotten += 1
 
@@ -87,7 +90,7 @@ def _raise(error: BaseException) -> Callable[[], Any]:
 def test_errors_become_outcomes(tmp_path: Path, error: BaseException, status: str) -> None:
     outcome = _run(tmp_path, _raise(error))
     assert outcome.status == status
-    assert status == "interrupted" or type(outcome.exception).__name__ in (tmp_path / "logs" / "step--x.log").read_text()
+    assert status == "interrupted" or outcome.error["type"] in (tmp_path / "logs" / "step--x.log").read_text()
 
 
 def test_a_torchvision_that_does_not_fit_is_explained(tmp_path: Path) -> None:

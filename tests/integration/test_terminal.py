@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -92,7 +93,8 @@ def test_interrupted_before_its_first_command_a_run_says_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(self: object) -> None:
-        raise KeyboardInterrupt
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
 
     places = [f"data_dir={tmp_path / 'data'}", f"out_dir={tmp_path / 'results'}"]
     with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ import pytest
 
 from mml_ray.driver.command import Outcome
 from mml_ray.driver.executor import RunSummary
-from mml_ray.report.ending import print_ending, took
+from mml_ray.report.ending import format_duration, print_ending
 from mml_ray.report.tables import Table
 
 
@@ -41,7 +41,7 @@ def test_folds_that_failed_alike_are_told_once_with_their_logs() -> None:
     failures.append(_failed("test_task--0", "bang", traceback="Traceback\n  bang"))
     summary = RunSummary(committed=1, total=12, failures={outcome.command: outcome for outcome in failures}, skipped=["a", "b"])
     text = _ending(summary)
-    assert text.count("Traceback") == 2 and "train_fold--0 and 6 more of the same failed" in text
+    assert text.count("Traceback") == 2 and "train_fold--0 and 6 more like it failed" in text
     assert text.count("/logs/train_fold--") == 5 and "/results/proj/runs/day/time/logs/test_task--0.log" in text
     assert "2 command(s) were skipped" in text and "Not finished: 1 of 12" in text
     assert text.endswith("Continue with: mml-ray proj=proj continue=day/time\n") and summary.exit_code == 1
@@ -73,4 +73,4 @@ def test_interrupted() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1:01 min"), (7261, "2:01:01 h")])
 def test_took(seconds: float, text: str) -> None:
-    assert took(seconds) == text
+    assert format_duration(seconds) == text

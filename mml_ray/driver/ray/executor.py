@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from mml_ray.driver.resources import Node, Resources, slots
 from mml_ray.driver.worker import AttemptContext
 from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
 from mml_ray.journal.actor import StoreClient
+from mml_ray.store.manager import MMLFileManager
 
 #: variable by which Ray tells pools of worker processes apart
 _POOL = "MML_RAY_POOL"
@@ -234,14 +236,14 @@ def _runtime_env(more: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 # -- the executor ----------------------------------------------------------------------------------------------------------------------
 class RayExecutor:
-    """Attempts as remote tasks. ``manager_arguments`` builds the file manager of a worker."""
+    """Attempts as remote tasks. A worker's file manager is made like ``manager``."""
 
     def __init__(
         self,
         workload: Workload,
         client: StoreClient,
         *,
-        manager_arguments: Mapping[str, Any],
+        manager: MMLFileManager,
         context: AttemptContext,
         nodes: list[Node],
         requests: list[Resources],
@@ -252,14 +254,18 @@ class RayExecutor:
         self._slots = max((slots(nodes, request) for request in requests), default=1)
         self.share = _QUEUE + self._slots
         self.window = self.share * max(1, len(set(requests)))
-        bundle = (dict(manager_arguments), context, client, ray.cloudpickle.dumps(workload))
-        tag = f"{os.getpid()}-{id(self)}-{time.time_ns()}"
-        self._client = client
+        self._workload, self._manager, self._context, self._client = workload, manager, context, client
         self._flying: dict[Any, tuple[CommandSpec, int, int]] = {}
         self._stalled: set[str] = set()
         self._forced = False
+
+    @functools.cached_property
+    def _remote(self) -> Any:
+        """The remote function, made for the first command: what the preparation of the run set on the workload travels with it."""
+        bundle = (self._manager.arguments(), self._context, self._client, ray.cloudpickle.dumps(self._workload))
+        tag = f"{os.getpid()}-{id(self)}-{time.time_ns()}"
         # no num_gpus in the decorator: Ray would then start a new process for each GPU task
-        self._remote = ray.remote(max_retries=0, retry_exceptions=False)(_attempts_of([ray.put(bundle)], tag))
+        return ray.remote(max_retries=0, retry_exceptions=False)(_attempts_of([ray.put(bundle)], tag))
 
     def submit(self, spec: CommandSpec, attempt: int) -> None:
         """One remote task for the attempt."""

@@ -25,6 +25,7 @@ class _Setup:
     """What a worker process needs for the commands of one run."""
 
     workload: Workload
+    manager: MMLFileManager
     context: AttemptContext
     pulse: Pulse
 
@@ -43,9 +44,7 @@ def attempt_here(
         _set_up(bundle[0], tag, unpickle)
     ready = _setups[tag]
     try:
-        return run_attempt(
-            ready.workload, spec, attempt, manager=MMLFileManager.instance(), context=ready.context, pulse=ready.pulse
-        )
+        return run_attempt(ready.workload, spec, attempt, manager=ready.manager, context=ready.context, pulse=ready.pulse)
     finally:
         gpu.bind()
         if spec.resources.num_gpus:
@@ -59,10 +58,11 @@ def _set_up(bundle: Any, tag: str, unpickle: Callable[[bytes], Any]) -> None:
     plugins.load()
     _setups.clear()
     arguments, context, client, pickled = get_beside(bundle)
-    MMLFileManager(**arguments, backend=client)  # before the workload, which finds it while it is unpickled
+    manager = MMLFileManager(**arguments, backend=client)
     teller = StoreClient(client.handle)  # one of its own: a client is used by one thread
     here = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
     workload = unpickle(pickled)
+    workload.attach(manager)
     pulse = Pulse(lambda reference: teller.report(dict(reference), here))
     pulse.start()  # last: a set-up that fails must leave no thread behind
-    _setups[tag] = _Setup(workload, context, pulse)
+    _setups[tag] = _Setup(workload, manager, context, pulse)
