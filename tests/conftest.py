@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 #: variables that a user's machine may set and that would change what is tested
-FOREIGN = ("MML_", "RAY_ADDRESS", "KAGGLE_", "NO_COLOR", "COLUMNS")
+FOREIGN = ("MML_", "RAY_ADDRESS", "RAY_AUTH_", "KAGGLE_", "NO_COLOR", "COLUMNS")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before anything is imported: no settings of the user, no token files of Ray."""
+    """Before anything is imported: no settings of the user."""
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "MML_RAY_TEST_DATA"]:
         del os.environ[name]
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     # a shell lets what runs in the background ignore Ctrl-C, and the processes of the tests would inherit that
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,7 +88,7 @@ def results_root(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[Any]:
     """The one local Ray of the test session: two CPUs and two pretended GPUs."""
-    from mml_ray.driver.ray.executor import RayOptions, RaySession
+    from mml_ray.driver.ray.cluster import RayOptions, RaySession
 
     session = RaySession(RayOptions(num_cpus=2, num_gpus=2))
     yield session

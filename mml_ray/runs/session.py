@@ -122,7 +122,7 @@ class Session:
             return [local_node()]
         if not self.options.cluster_address:
             return [self.options.local_node()]
-        from mml_ray.driver.ray.executor import RayOptions, RaySession
+        from mml_ray.driver.ray.cluster import RayOptions, RaySession
 
         self.ray = RaySession(RayOptions(address=self.options.cluster_address))
         nodes: list[Node] = self.ray.nodes()
@@ -152,7 +152,7 @@ class Session:
 
     def _host(self, store: RunStore, stack: contextlib.ExitStack) -> Any:
         """Start Ray if this process is to have its own, hand the run over to the actor, and return its client."""
-        from mml_ray.driver.ray.executor import RayOptions, RaySession
+        from mml_ray.driver.ray.cluster import RayOptions, RaySession
         from mml_ray.journal import actor
 
         if self.ray is None:

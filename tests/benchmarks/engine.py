@@ -79,7 +79,7 @@ def through_ray(count: int, folder: Path, turns: int = 5) -> tuple[float, float]
     """Commands per second: durable through the engine, and as plain Ray tasks, in turn; the medians."""
     import ray
 
-    from mml_ray.driver.ray.executor import RayOptions, RaySession
+    from mml_ray.driver.ray.cluster import RayOptions, RaySession
 
     @ray.remote
     def noop(number: int) -> int:

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.lab import REPOSITORY, Lab, outcome
+from tests.chaos.lab import REPOSITORY, TOKEN, Lab, outcome
 from tests.patience import GUARD
 
 _HEAD = """
-import sys
-from mml_ray.driver.ray.executor import RayOptions, RaySession
+import os, sys
+from mml_ray.driver.ray import cluster
+from mml_ray.driver.ray.cluster import RayOptions, RaySession
+cluster.new_token = lambda: os.environ["RAY_AUTH_TOKEN"]  # that of the drivers
 session = RaySession(RayOptions(num_cpus=2))
 print("address", session.address, flush=True)
 sys.stdin.read()
@@ -44,7 +46,7 @@ def lab(tmp_path: Path) -> Lab:
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[str]:
     """The address of a Ray with two CPUs whose workers find the scheduler of these tests."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **TOKEN}
     process = subprocess.Popen(
         [sys.executable, "-c", _HEAD],
         env=environment,

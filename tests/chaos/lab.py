@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tests.tasks import builders
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 PROJECT = "p"
+#: by which drivers join the clusters of these tests
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Lab(Place):
         return lab
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """That of a fresh user who has the mode ``chaos``."""
-        own = {"MML_CONFIGS_PATH": str(HERE / "configs"), "PYTHONPATH": str(REPOSITORY), "MML_CHAOS": str(self.trouble)}
+        """That of a fresh user who has the mode ``chaos`` and the token of the clusters."""
+        own = {"MML_CONFIGS_PATH": str(HERE / "configs"), "PYTHONPATH": str(REPOSITORY), "MML_CHAOS": str(self.trouble), **TOKEN}
         return super().environment(**{**own, **extra})
 
     def start_into(self, log: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:

@@ -115,7 +115,7 @@ class _Driver:
             self._popen: subprocess.Popen[str] | None = None
         else:
             self._log = lab.trouble / f"output_{time.monotonic_ns()}"
-            self._popen = lab.start_into(self._log, *arguments, RAY_AUTH_MODE="disabled")
+            self._popen = lab.start_into(self._log, *arguments)
             self._pid = self._popen.pid
         self._process = psutil.Process(self._pid)
         self._lasts = {"inline": 0.7, "ray": 12.0}.get(shape.where, 5.0)

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.chaos.lab import REPOSITORY, Lab, again_and_again, outcome
+from tests.chaos.lab import REPOSITORY, TOKEN, Lab, again_and_again, outcome
 from tests.integration.harness import journal, survivors, wait_for
 from tests.patience import GUARD, promised
 
@@ -67,7 +67,7 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", _CLUSTER],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": folder, **TOKEN},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -92,7 +92,7 @@ def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
 
 def test_the_raylet_of_another_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
     gates = {name: lab.go_wrong(name, "gate") for name in ("fit_0", "fit_1")}
-    process = lab.start(*lab.next(), *nodes.joined, RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), *nodes.joined)
     parents = {name: psutil.Process(lab.gate(name)).ppid() for name in gates}
     assert set(parents.values()) == {nodes.head, nodes.other}, "one command on each node"
     os.kill(nodes.other, signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_a_submitted_job_joins_its_cluster_and_may_set_our_variables(
     """What Ray's job manager gives the driver: the address, and the environment that the job was submitted with."""
     variables = {"MML_CHAOS": str(lab.trouble), "MML_SUBMITTED": "yes"}
     job = {"runtime_env": {"env_vars": variables}, "metadata": {"job_submission_id": "one"}}
-    told = {"RAY_ADDRESS": ray_head, "RAY_AUTH_MODE": "disabled", "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job), **variables}
+    told = {"RAY_ADDRESS": ray_head, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job), **variables}
     code, output = lab.call(*lab.next(), "sys.executor=ray", **told)
     assert code == 0 and f"ray at {ray_head})" in output, output
     assert outcome(lab) == undisturbed
@@ -137,7 +137,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address: str, said: str, la
 def test_the_raylet_of_the_drivers_node_is_killed(lab: Lab, nodes: TwoNodes, undisturbed: dict[str, Any]) -> None:
     """Ray ends the driver then, after a while."""
     gates = {name: lab.go_wrong(name, "gate") for name in ("fit_0", "fit_1")}
-    process = lab.start(*lab.next(), *nodes.joined, RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), *nodes.joined)
     workers = [psutil.Process(lab.gate(name)) for name in gates]
     os.kill(nodes.head, signal.SIGKILL)
     process.communicate(timeout=GUARD)

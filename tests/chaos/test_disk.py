@@ -68,7 +68,7 @@ def test_a_full_disk_is_waited_for(lab: Lab, small: Path, undisturbed: dict[str,
 def test_a_full_disk_is_waited_for_on_ray(lab: Lab, small: Path, ray_head: str, undisturbed: dict[str, Any]) -> None:
     gates = [lab.go_wrong("fit_0", "gate"), lab.go_wrong("fit_1", "gate")]
     arguments = (*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "sys.min_free_disk_gb=0")
-    process = lab.start(*arguments, RAY_AUTH_MODE="disabled")
+    process = lab.start(*arguments)
     for gate in gates:
         lab.gate(gate.name)
     filler = _fill(small)

@@ -21,20 +21,20 @@ def _reasons(lab: Lab) -> list[tuple[str, str]]:
     return [(line["command"].split("-")[0], line["reason"]) for line in failed]
 
 
-def _on(where: str, request: pytest.FixtureRequest) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Arguments and variables for ``inline`` or ``ray``."""
+def _on(where: str, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Arguments for ``inline`` or ``ray``."""
     if where == "inline":
-        return (INLINE,), {}
-    return ("sys.executor=ray", f"sys.address={request.getfixturevalue('ray_head')}"), {"RAY_AUTH_MODE": "disabled"}
+        return (INLINE,)
+    return ("sys.executor=ray", f"sys.address={request.getfixturevalue('ray_head')}")
 
 
 @pytest.mark.parametrize("where", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
 def test_an_exception_fails_its_command_and_what_depends_on_it_alone(
     where: str, lab: Lab, undisturbed: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    arguments, variables = _on(where, request)
+    arguments = _on(where, request)
     trouble = lab.go_wrong("fit_0", "raise")
-    code, output = lab.call(*lab.next(), *arguments, **variables)
+    code, output = lab.call(*lab.next(), *arguments)
     assert code == 1, output
     assert (
         output.count("Traceback (most recent call last)") == 1 and output.count("fit_0 fails because the test wants it") <= 3
@@ -82,18 +82,14 @@ def test_infeasible_resources_are_refused_before_anything_starts(lab: Lab) -> No
 
 @pytest.mark.ray
 def test_infeasible_on_a_cluster_names_its_nodes(lab: Lab, ray_head: str) -> None:
-    code, output = lab.call(
-        *lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "resources.fit.num_gpus=9", RAY_AUTH_MODE="disabled"
-    )
+    code, output = lab.call(*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "resources.fit.num_gpus=9")
     assert code == 2 and "2 CPU, 0 GPU" in output and not lab.begun(), output
 
 
 @pytest.mark.ray
 def test_a_command_without_sign_of_life_is_ended_and_tried_again(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     lab.go_wrong("fit_1", "hang@1")
-    code, output = lab.call(
-        *lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "sys.stall_timeout=4", RAY_AUTH_MODE="disabled"
-    )
+    code, output = lab.call(*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "sys.stall_timeout=4")
     assert code == 0 and "no sign of life" in output, output
     assert _reasons(lab) == [("fit", "stalled")]
     stacks = next((lab.run / "logs").glob("fit--1-*.log")).read_text()
@@ -105,9 +101,7 @@ def test_a_command_without_sign_of_life_is_ended_and_tried_again(lab: Lab, ray_h
 def test_a_command_that_stalls_each_time_fails_for_good(lab: Lab, ray_head: str) -> None:
     lab.go_wrong("fit_1", "hang")
     code, output = lab.call(
-        *lab.next(),
-        *("sys.executor=ray", f"sys.address={ray_head}", "sys.stall_timeout=3", "sys.retries.system=1"),
-        RAY_AUTH_MODE="disabled",
+        *lab.next(), *("sys.executor=ray", f"sys.address={ray_head}", "sys.stall_timeout=3", "sys.retries.system=1")
     )
     assert code == 1, output
     assert _reasons(lab) == [("fit", "stalled")] * 2

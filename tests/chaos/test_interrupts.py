@@ -114,7 +114,7 @@ def test_sigterm_while_ray_starts_is_an_interrupt_and_leaves_nobody(lab: Lab) ->
 @pytest.mark.ray
 def test_ctrl_c_twice_on_ray_ends_at_once(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     gates = [lab.go_wrong("fit_0", "gate"), lab.go_wrong("fit_1", "gate")]
-    process = lab.start(*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "mode.steps=8", RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), "sys.executor=ray", f"sys.address={ray_head}", "mode.steps=8")
     workers = [psutil.Process(lab.gate(gate.name)) for gate in gates]
     process.send_signal(signal.SIGINT)
     time.sleep(1)
@@ -144,7 +144,7 @@ class Framed(ChaosScheduler):
 def test_ctrl_c_twice_ends_a_hook_that_runs_in_the_driver_of_ray(hook: str, lab: Lab, ray_head: str) -> None:
     gate = lab.go_wrong(hook, "gate")
     mode = "mode.scheduler._target_=tests.chaos.test_interrupts.Framed"
-    process = lab.start(*lab.next(), mode, "sys.executor=ray", f"sys.address={ray_head}", RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), mode, "sys.executor=ray", f"sys.address={ray_head}")
     assert lab.gate(hook) == process.pid
     for _ in range(2):
         process.send_signal(signal.SIGINT)

@@ -47,7 +47,7 @@ def _joined(address: str) -> tuple[str, ...]:
 def _armed(lab: Lab, entries: list[str]) -> dict[str, str]:
     """Variables: each entry goes off once, in whichever process comes by."""
     tickets = {"MML_RAY_FAILPOINTS_ONCE": str(lab.trouble / "tickets")}
-    return {"RAY_AUTH_MODE": "disabled", "MML_RAY_FAILPOINTS": ";".join(entries), **tickets}
+    return {"MML_RAY_FAILPOINTS": ";".join(entries), **tickets}
 
 
 def _reached(lab: Lab, entry: str) -> bool:
@@ -72,7 +72,7 @@ def test_the_driver_killed_many_times(lab: Lab, ray_head: str, undisturbed: dict
         assert code == -signal.SIGKILL, output
     assert all(_reached(lab, entry) for entry in entries)
     assert outcome(lab) == undisturbed
-    code, output = lab.call(*lab.next(), *_joined(ray_head), RAY_AUTH_MODE="disabled")
+    code, output = lab.call(*lab.next(), *_joined(ray_head))
     assert code == 0 and "nothing is left to do" in output
 
 
@@ -95,7 +95,7 @@ def test_killed_at_a_failpoint(name: str, lab: Lab, ray_head: str, undisturbed: 
 
 def test_the_actor_killed_while_the_workers_wait_for_it(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     gates = [lab.go_wrong("fit_0", "gate"), lab.go_wrong("fit_1", "gate")]
-    process = lab.start(*lab.next(), *_joined(ray_head), RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), *_joined(ray_head))
     workers = [lab.gate("fit_0"), lab.gate("fit_1")]
     actor = _actor(lab)
     actor.send_signal(signal.SIGSTOP)  # what the workers ask for now is not answered
@@ -116,7 +116,7 @@ def test_the_actor_killed_while_the_workers_wait_for_it(lab: Lab, ray_head: str,
 
 
 def test_a_request_to_stop_outlives_the_actor(lab: Lab, ray_head: str) -> None:
-    process = lab.start(*lab.next(), *_joined(ray_head), "mode.steps=5", "mode.seconds=3", RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), *_joined(ray_head), "mode.steps=5", "mode.seconds=3")
     wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 1, what="the training")
     process.send_signal(signal.SIGINT)
     time.sleep(0.7)  # the actor knows, and the workers do not ask before their next step
@@ -129,7 +129,7 @@ def test_a_request_to_stop_outlives_the_actor(lab: Lab, ray_head: str) -> None:
 
 def test_a_stall_is_seen_though_the_actor_was_killed_meanwhile(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     lab.go_wrong("fit_1", "hang@1")
-    process = lab.start(*lab.next(), *_joined(ray_head), "sys.stall_timeout=8", RAY_AUTH_MODE="disabled")
+    process = lab.start(*lab.next(), *_joined(ray_head), "sys.stall_timeout=8")
     wait_for(lambda: bool(lab.witnessed("fit 1")), what="the training")
     time.sleep(1)
     _actor(lab).kill()
@@ -143,7 +143,7 @@ def test_an_actor_and_a_driver_that_wake_up_late_write_nothing_that_counts(
     lab: Lab, ray_head: str, undisturbed: dict[str, Any]
 ) -> None:
     lab.go_wrong("fit_0", "gate@1")  # the second attempt passes
-    first = lab.start(*lab.next(), *_joined(ray_head), "mode.seconds=0.7", RAY_AUTH_MODE="disabled")
+    first = lab.start(*lab.next(), *_joined(ray_head), "mode.seconds=0.7")
     lab.gate("fit_0")
     wait_for(lambda: bool(lab.witnessed("fit 1")), what="the other training")
     both = [_actor(lab), psutil.Process(first.pid)]  # each of them beats

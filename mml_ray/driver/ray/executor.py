@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
-import shutil
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a command without GPU must not see any
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# variables that a submitted job sets are passed on, not refused as set twice
-os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
 
 import ray
 from ray import exceptions as ray_errors
 
-from mml_ray.driver import sigterm
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
-from mml_ray.driver.ray import session_folders
-from mml_ray.driver.ray.reaper import MARK, Reaper
-from mml_ray.driver.ray.translate import first_line, node_of, oom_message
+from mml_ray.driver.ray.translate import first_line, oom_message
 from mml_ray.driver.ray.worker import attempt_here
 from mml_ray.driver.resources import Node, Resources, slots
 from mml_ray.driver.worker import AttemptContext
-from mml_ray.errors import EXIT_FAILED, MMLError, MMLMisconfigurationException
+from mml_ray.errors import MMLError
 from mml_ray.journal.actor import StoreClient
 from mml_ray.store.manager import MMLFileManager
 
@@ -44,197 +32,6 @@ _QUEUE = 48
 _GATHER = 0.02
 
 
-# -- connecting ----------------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class RayOptions:
-    """How to reach Ray. ``address`` empty: an own local Ray, on loopback, gone with this process."""
-
-    address: str = ""
-    num_cpus: int | None = None
-    num_gpus: int | None = None
-
-
-class RaySession:
-    """A connection to Ray; ``own`` says whether this process started it (and ends it in :meth:`close`)."""
-
-    def __init__(self, options: RayOptions) -> None:
-        self.own = not options.address and not ray.is_initialized()
-        self._folder: Path | None = None
-        self._reaper: Reaper | None = None
-        self._broken = False
-        if ray.is_initialized():
-            self.address = "shared"
-        elif self.own:
-            self._start_local(options)
-        else:
-            self._join(options.address)
-        atexit.register(self.close)
-
-    def _start_local(self, options: RayOptions) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # without it Ray writes a token to the user's home
-        _stay_on_loopback()
-        session_folders.remove_stale()
-        self._folder = session_folders.make()
-        try:
-            with sigterm.held_back():
-                self._start_processes(options, self._folder)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start_processes(self, options: RayOptions, folder: Path) -> None:
-        self._reaper = Reaper(folder) if sys.platform == "linux" else None
-        cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
-        os.environ[MARK] = str(folder)  # Ray's own processes carry it too
-        try:
-            context = _init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=options.num_gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                _temp_dir=str(folder),
-                namespace="mml-ray",
-                runtime_env=_runtime_env({MARK: str(folder)}),
-            )
-        finally:
-            del os.environ[MARK]
-        self.address = str(context.address_info["gcs_address"])
-
-    def _join(self, given: str) -> None:
-        if "://" in given:
-            raise MMLMisconfigurationException(
-                f"sys.address={given}: a driver runs on the cluster it joins. Submit it (ray job submit -- mml-ray ...), or give the address "
-                "of the cluster there (host:6379)."
-            )
-        address = given
-        try:
-            address = _started_here() if given == "auto" else given
-            _prepare_to_join(address)
-            _init(address=address, log_to_driver=False, configure_logging=False, namespace="mml-ray", runtime_env=_runtime_env())
-        except ConnectionError as error:
-            raise MMLMisconfigurationException(
-                f"No Ray cluster answers at '{address}': {error}. Start one (ray start --head), or leave sys.address and RAY_ADDRESS empty "
-                "for a local Ray."
-            ) from error
-        self.address = address
-
-    def nodes(self) -> list[Node]:
-        """The living nodes and what they have in all (not what is free)."""
-        return [node_of(entry) for entry in ray.nodes() if entry["Alive"]]
-
-    def check(self) -> None:
-        """Whether the processes that an own Ray cannot do without are there; Ray itself ends this process a minute later.
-
-        Raises:
-            MMLError: one of them is gone.
-        """
-        node = ray._private.worker._global_node if self.own else None
-        dead = [kind for kind, _ in node.dead_processes() if kind in ("gcs_server", "raylet")] if node is not None else []
-        if dead:
-            self._broken = True
-            raise MMLError(
-                f"Ray's process {dead[0]} has ended: it was killed, or the machine ran out of memory. What has committed is safe."
-            )
-
-    def close(self) -> None:
-        """Disconnect; an own Ray ends with all its processes. Harmless when repeated."""
-        atexit.unregister(self.close)
-        if not self.own:
-            return
-        self.own = False
-        if self._broken:  # nobody is there to say goodbye to, and Ray would try for long, or crash
-            atexit.register(_leave)
-        else:
-            with contextlib.suppress(Exception):
-                _end_at_once()
-                ray.shutdown()
-        if self._reaper is not None:
-            self._reaper.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _init(**options: Any) -> Any:
-    """``ray.init``. SIGTERM is from here on what Ctrl-C is, until the run answers it: Ray would exit with a code of its own."""
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    theirs, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _: None
-    try:
-        return ray.init(**options)
-    finally:
-        ray._private.utils.set_sigterm_handler = theirs
-
-
-def _end_at_once() -> None:
-    """Let Ray kill its processes at its shutdown. It would first send each of them SIGTERM, which they hold back, and wait."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
-
-
-def _leave() -> None:
-    """End this process without what Ray does at the end."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(EXIT_FAILED)
-
-
-def _started_here() -> str:
-    """What ``auto`` means: ``RAY_ADDRESS``, or what ``ray start`` started last on this machine. Ray itself would take any Ray that it finds
-    among the processes, also the private one of another run.
-
-    Raises:
-        ConnectionError: there is neither.
-    """
-    address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address()
-    if not address or address == "auto":
-        raise ConnectionError("none was started on this machine, and RAY_ADDRESS is not set")
-    return address
-
-
-def _prepare_to_join(address: str) -> None:
-    """Fail at once where nothing answers, for Ray would try for minutes; and stay on loopback where the cluster does, for Ray
-    puts the address of the network card in the place of 127.0.0.1.
-
-    Raises:
-        ConnectionError: nothing listens at a ``host:port``.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
-    _connect(host, int(port))
-    if host in ("localhost", "127.0.0.1", "::1"):
-        try:
-            _connect(ray.util.get_node_ip_address(), int(port))
-        except ConnectionError:
-            _stay_on_loopback()
-
-
-def _connect(host: str, port: int) -> None:
-    try:
-        socket.create_connection((host, port), timeout=10).close()
-    except OSError as error:
-        raise ConnectionError(f"{error.strerror or error}") from error
-
-
-def _stay_on_loopback() -> None:
-    """Every socket of a local Ray is bound to 127.0.0.1. Ray has this switch for Windows and macOS, where it is the default;
-    asked for by address, it would take the address of the network card instead and listen on all of them.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    from ray._private import ray_constants
-
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read from the variable when ray was imported
-
-
-def _runtime_env(more: Mapping[str, str] | None = None) -> dict[str, Any]:
-    variables = {name: value for name, value in os.environ.items() if name.startswith(("MML_", "KAGGLE_"))}
-    return {"env_vars": {**variables, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", **(more or {})}}
-
-
-# -- the executor ----------------------------------------------------------------------------------------------------------------------
 class RayExecutor:
     """Attempts as remote tasks. A worker's file manager is made like ``manager``."""
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 #: variable that holds the session folder, in the environment of all workers and so of what they start
 MARK = "MML_RAY_SESSION"
-#: seconds between two looks, and what descendants get to end by themselves
+#: names of the files by which a session folder tells its owner, now and in earlier versions
+OWNER_FILES = ("owner.json", "machine")
+#: seconds between two looks at the processes, and those that descendants get to end by themselves
 LOOK, GRACE = 1.0, 2.0
 Process = tuple[int, str]
 
@@ -129,7 +131,25 @@ def end(known: set[Process], folder: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.1)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
+
+
+def remove_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove a session folder, the file that names its owner last: as long as anything is left, the next local run can repeat it."""
+    folder = Path(folder)
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in OWNER_FILES:
+                path.unlink(missing_ok=True)
+        left = list(folder.iterdir())
+        if all(path.name in OWNER_FILES for path in left):
+            for path in left:
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+    except OSError:  # somebody else is removing it, or still writes into it
+        return
 
 
 if __name__ == "__main__":

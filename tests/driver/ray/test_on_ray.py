@@ -235,12 +235,15 @@ def test_the_journal_names_node_and_process_of_each_attempt(arena: Arena) -> Non
 
 
 def test_an_exception_comes_back_once_with_its_traceback(arena: Arena) -> None:
+    import ray
+
     ran = arena.run(Work(), [Entry("fail", [False]), Entry("noop", [1])])
     assert ran.summary.exit_code == 1 and len(ran.summary.skipped) == 1
     (outcome,) = ran.summary.failures.values()
     assert outcome.error["type"] == "ZeroDivisionError" and outcome.error["message"] == "nothing to divide by"
     text = outcome.error["traceback"]
-    assert text.count("Traceback (most recent call last)") == 1 and "_deeper" in text and "/ray/" not in text
+    assert text.count("Traceback (most recent call last)") == 1 and "_deeper" in text
+    assert os.path.dirname(ray.__file__) not in text
     assert "_deeper" in ran.log("fail")
     assert [line["reason"] for line in ran.of("attempt_failed")] == ["failed"], "no retry was asked for"
 
