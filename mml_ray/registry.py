@@ -33,6 +33,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "task_creator": ("mml_ray.prepare.ready.builtin",),
     "tag": ("mml_ray.tasks.tags",),
     "archive_extractor": ("mml_ray.prepare.archives",),
+    "image_backend": ("mml_ray.imaging.backends",),
     "verifier": ("mml_ray.prepare.task",),
     "loader": ("mml_ray.data.loaders",),
     "augmentation": ("mml_ray.data.augment",),

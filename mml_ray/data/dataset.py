@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mml_ray.data.columns import Column
-from mml_ray.data.loaders import build_loader
+from mml_ray.data.loaders import FileLoader, build_loader
 from mml_ray.errors import DataError, MMLError, MMLMisconfigurationException
 from mml_ray.seeding import keyed_seed
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, KORNIA_VALID_MODALITIES, DataSplit, Modality, TaskType
@@ -132,7 +132,7 @@ class TaskDataset(Dataset[Sample]):
 
         Raises :class:`MMLMisconfigurationException` for segmentation and unlabelled data.
         """
-        if self.target is None or self._loaders[self.target].suffixes:
+        if self.target is None or isinstance(self._loaders[self.target], FileLoader):
             raise MMLMisconfigurationException(f"The targets of task '{self.name}' ({self.task_type}) are no labels.")
         return np.asarray([self._load(self.target, index, final=True) for index in range(len(self))])
 

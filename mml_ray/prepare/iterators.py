@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import DataError
-from mml_ray.prepare.images import is_image
+from mml_ray.imaging import is_image
 from mml_ray.tasks.attributes import Modality
 
 SampleList = list[dict[Modality, Any]]

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationException
+from mml_ray.imaging import Pixels, read_image, read_mask, write_png
 from mml_ray.prepare.checks.stats import in_threads
-from mml_ray.prepare.images import Pixels, read_image, read_mask, write_png
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, IGNORE_INDEX, Modality
 from mml_ray.tasks.classes import Sample
 

@@ -124,13 +124,12 @@ def describe_preprocessed(
     ``image_of`` gives the preprocessed image of an entry, ``[H, W, 3]`` uint8. All images must be there: from now on the task is
     taken to be complete. Tagged variants are made from this description when somebody needs them.
     """
-    from mml_ray.prepare.checks.stats import in_threads, summarize
-    from mml_ray.prepare.images import facts_of  # loads OpenCV
+    from mml_ray.prepare.checks.stats import ImageFacts, in_threads, summarize  # loads OpenCV
 
     description = raw_description(root, name)
     pool = description.train_samples or description.unlabeled_samples or description.test_samples
     entries = [str(sample["image"]) for sample in pool.values() if "image" in sample]
-    stats = summarize(in_threads(lambda entry: facts_of(image_of(entry)), entries, workers=workers, what="statistics"))
+    stats = summarize(in_threads(lambda entry: ImageFacts.of(image_of(entry)), entries, workers=workers, what="statistics"))
     description.means, description.stds, description.sizes = stats.means, stats.stds, stats.sizes
     description.creation_protocol += f"Preprocessed with {preprocessing} @ {datetime.now():%d/%m/%Y %H:%M:%S}; "
     dataset = str(root.header(name).relative_root).rpartition(DATASET_PREFIX)[2]

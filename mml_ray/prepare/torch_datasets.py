@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.prepare.images import Pixels, write_png
+from mml_ray.imaging import Pixels, write_png
 from mml_ray.tasks.attributes import Modality, TaskType
 from mml_ray.tasks.kinds import kind_of
 

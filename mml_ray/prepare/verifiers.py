@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import BrokenSampleError, DataError
-from mml_ray.prepare.images import ImageFacts, look_at, read_mask
+from mml_ray.imaging import read_mask
+from mml_ray.prepare.checks.stats import ImageFacts
 from mml_ray.prepare.masks import mask_values
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, IGNORE_INDEX, Modality, TaskType
@@ -58,7 +59,7 @@ Verifier = Callable[[Any, VerifierContext], Verified]
 def verify_image(value: Any, context: VerifierContext) -> Verified:
     """A file of the dataset that can be decoded whole."""
     entry = context.relative(value, "image")
-    facts = look_at(context.dset_path / entry)
+    facts = ImageFacts.of_file(context.dset_path / entry)
     return Verified(entry, size=(facts.height, facts.width), image=facts)
 
 

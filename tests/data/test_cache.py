@@ -23,7 +23,7 @@ from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter, com
 from mml_ray.data.cache.node_folder import Claim, default_cache_dir
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
-from mml_ray.data.loaders.image import OpenCVImage
+from mml_ray.data.loaders.files import ImageLoader
 from mml_ray.data.options import DataTask
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit
@@ -170,8 +170,8 @@ def growing(root: Path, kind: str = "classification", *, workers: int = 0, fold:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded in this process."""
     seen: list[str] = []
-    read = OpenCVImage.read
-    monkeypatch.setattr(OpenCVImage, "read", lambda self, path: (seen.append(Path(path).name), read(self, path))[1])
+    read = ImageLoader.read
+    monkeypatch.setattr(ImageLoader, "read", lambda self, path: (seen.append(Path(path).name), read(self, path))[1])
     return seen
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.imaging import read_image, read_mask
 from mml_ray.prepare.archives import DataKind
 from mml_ray.prepare.checks.facts import load_facts
 from mml_ray.prepare.create import create_dataset, create_task, dataset_of_task, known_tasks
-from mml_ray.prepare.images import read_image, read_mask
 from mml_ray.prepare.ready import builtin
 from mml_ray.prepare.variants import ensure_task
 from mml_ray.store.data_root import DataRoot

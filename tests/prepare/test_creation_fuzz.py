@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mml_ray.errors import UserError
+from mml_ray.prepare.checks.stats import ImageFacts
 from mml_ray.prepare.create import create_dataset, create_task
-from mml_ray.prepare.images import look_at
 from mml_ray.store.data_root import DataRoot
 from tests.prepare.makers import class_folders, context, files_below, zip_of
 from tests.prepare.test_archives_fuzz import mutate
@@ -52,7 +52,7 @@ def test_nothing_half_written_is_believed(tmp_path: Path, what: str) -> None:
             assert str(error)
         for name in root.index():
             task = root.description(name)
-            assert all(look_at(root.dataset_path("mine") / sample["image"]) for sample in task.train_samples.values())
+            assert all(ImageFacts.of_file(root.dataset_path("mine") / sample["image"]) for sample in task.train_samples.values())
         raw = root.path / "RAW"
         assert not raw.exists() or {path.name for path in raw.iterdir()} <= {"DSET_mine"}
         assert not list(root.path.rglob("wip.txt"))

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mml_ray.errors import ArchiveError, DataError, MMLMisconfigurationException, StorageError
+from mml_ray.imaging import read_image, read_mask
 from mml_ray.prepare.archives import DataKind
 from mml_ray.prepare.dataset import DSetCreator, being_made
-from mml_ray.prepare.images import read_image, read_mask
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import Modality, TaskType
 from tests.prepare.makers import files_below, picture, write, zip_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationException
-from mml_ray.prepare.images import read_mask, write_png
+from mml_ray.imaging import read_mask, write_png
 from mml_ray.prepare.masks import classes_in_masks, mask_values, transform_masks
 from tests.prepare.makers import write
 

@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from mml_ray.errors import ArchiveError, BrokenSampleError, DataError, MMLMisconfigurationException
+from mml_ray.imaging import read_mask
 from mml_ray.prepare.create import create_dataset, create_task, dataset_of_task, known_tasks
-from mml_ray.prepare.images import read_mask
 from mml_ray.prepare.own.table_files import as_list, as_number, read_table
 from mml_ray.prepare.variants import ensure_task
 from mml_ray.store.data_root import DataRoot
@@ -179,7 +179,7 @@ def test_a_truncated_image_in_a_class_folder(root: DataRoot, tmp_path: Path) -> 
     folder = class_folders(tmp_path / "s", classes={"a": 6, "b": 6})
     broken = folder / "a" / "003.png"
     broken.write_bytes(broken.read_bytes()[:-30])
-    with pytest.raises(BrokenSampleError, match="a/003.png is broken: it is cut off"):
+    with pytest.raises(BrokenSampleError, match="a/003.png is broken: it is truncated"):
         create(root, "from_folder", folder)
     with pytest.warns(UserWarning, match="003.png"):
         task = create(root, "from_folder", folder, options={"on_broken": "skip"})

@@ -17,7 +17,7 @@ from mml_ray.errors import (
     MMLMisconfigurationException,
     StorageError,
 )
-from mml_ray.prepare import images
+from mml_ray.imaging import files
 from mml_ray.prepare.checks.facts import load_facts
 from mml_ray.prepare.context import activated
 from mml_ray.prepare.iterators import (
@@ -136,13 +136,13 @@ def test_statistics_are_of_training_images_only(dset: Path) -> None:
 def test_input_is_not_changed_and_files_are_read_once(dset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     read: list[str] = []
-    real = images._bytes_of
+    real = files.read_bytes
 
-    def counted(path: Path) -> bytes:
-        read.append(path.name)
+    def counted(path: str) -> bytes:
+        read.append(Path(path).name)
         return real(path)
 
-    monkeypatch.setattr(images, "_bytes_of", counted)
+    monkeypatch.setattr("mml_ray.imaging.backends.read_bytes", counted)
     given = samples(dset, [{M.CLASS: n % 2} for n in range(20)])
     before = [dict(sample) for sample in given]
     creator = TaskCreator(dset, "toy", task_type=TaskType.CLASSIFICATION)
@@ -310,7 +310,7 @@ def test_a_broken_image_is_named_or_left_out(dset: Path, tmp_path: Path) -> None
     for path in broken:
         path.write_bytes(path.read_bytes()[:100])
     creator = TaskCreator(dset, "toy", task_type=CLS)
-    with pytest.raises(BrokenSampleError, match=r"3.png is broken: it is cut off\. \(sample 's3'.*on_broken=skip"):
+    with pytest.raises(BrokenSampleError, match=r"3.png is broken: it is truncated\. \(sample 's3'.*on_broken=skip"):
         creator.find_data(train_iterator=given, idx_to_class=TWO)
     with activated(context(tmp_path, on_broken="skip")), pytest.warns(UserWarning, match=r"2 broken sample\(s\).*3.png"):
         creator.find_data(train_iterator=given, idx_to_class=TWO)

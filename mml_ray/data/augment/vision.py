@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mml_ray.data.augment.base import NORMALIZING, Pipeline, check_pixels, refuse_all_but_masks
 from mml_ray.data.augment.gpu import seeded
-from mml_ray.data.optional import require_torchvision
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
+from mml_ray.imaging.torchvision import require_torchvision
 from mml_ray.seeding import keyed_seed
 from mml_ray.tasks.attributes import IGNORE_INDEX
 

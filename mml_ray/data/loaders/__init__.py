@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from mml_ray.data.loaders.base import FileLoader, ModalityLoader
-from mml_ray.data.loaders.image import (
-    AcceleratedPillowImage,
-    CombinedImage,
-    NumpyImage,
-    OpenCVImage,
-    PillowImage,
-    ScikitImage,
-    TorchvisionImage,
-)
+from mml_ray.data.loaders.files import ImageLoader, MaskLoader, RawMaskLoader
 from mml_ray.data.loaders.labels import ClassLoader, MultiLabelClassLoader, SoftLabelClassLoader, ValueLoader
-from mml_ray.data.loaders.mask import OpenCVMask, RawMask
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
 from mml_ray.tasks.kinds import all_kinds
 
 __all__ = ["FileLoader", "ModalityLoader", "build_loader", "default_loader"]
 
-_SHIPPED: dict[str, type[ModalityLoader]] = {
-    "opencv": OpenCVImage,
-    "pillow": PillowImage,
-    "pillow_acc": AcceleratedPillowImage,
-    "scikit": ScikitImage,
-    "numpy": NumpyImage,
-    "torchvision": TorchvisionImage,
-    "combined": CombinedImage,
-    "opencv_mask": OpenCVMask,
-    "raw_mask": RawMask,
+#: makes the loader for one task from its ``idx_to_class``
+LoaderFactory = Callable[[Mapping[int, str]], ModalityLoader]
+
+_SHIPPED: dict[str, LoaderFactory] = {
+    "combined": ImageLoader,
+    "opencv_mask": MaskLoader,
+    "raw_mask": RawMaskLoader,
     "class": ClassLoader,
     "multi_label": MultiLabelClassLoader,
     "soft_label": SoftLabelClassLoader,
     "value": ValueLoader,
 }
+# every backend of images is a loader, too: loaders.image=<backend>
+_SHIPPED |= {name: partial(ImageLoader, backend=name) for name in registry.names("image_backend")}
 for _name, _loader in _SHIPPED.items():
     registry.add("loader", _name, _loader)
 
@@ -63,8 +54,7 @@ def build_loader(modality: str, name: str | None, task: HasClasses) -> ModalityL
     chosen = name or default_loader(modality)
     if chosen is None:
         raise MMLMisconfigurationException(
-            f"No loader is set for the modality '{modality}'. Set loaders.{modality}=<name>; registered: "
-            f"{', '.join(registry.names('loader'))}."
+            f"No loader is set for the modality '{modality}'. Set loaders.{modality} to one of: {', '.join(registry.names('loader'))}."
         )
-    made: type[ModalityLoader] = registry.find("loader", f"{chosen}_{modality}") or registry.lookup("loader", chosen)
-    return made(task.idx_to_class)
+    factory: LoaderFactory = registry.find("loader", f"{chosen}_{modality}") or registry.lookup("loader", chosen)
+    return factory(task.idx_to_class)

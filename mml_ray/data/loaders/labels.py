@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mml_ray.data.loaders.base import Array, ModalityLoader
+from mml_ray.data.loaders.base import ModalityLoader
 from mml_ray.errors import DataError
 from mml_ray.tasks.classes import class_names, index_map
 
@@ -37,17 +38,12 @@ class ClassLoader(_ClassBased):
 class MultiLabelClassLoader(_ClassBased):
     """Multi-hot ``float32 [classes]`` from a list of raw indices."""
 
-    def raw(self, entry: Any, root: str) -> Array:
+    def raw(self, entry: Any, root: str) -> NDArray[np.float32]:
         """Map the raw indices; an empty list gives zeros."""
         result = np.zeros(self._count, np.float32)
         for raw in _listed(entry, "class indices"):
             result[self._index(raw)] = 1.0
         return result
-
-    @classmethod
-    def matches(cls, entry: Any) -> bool:
-        """Lists of integers."""
-        return isinstance(entry, (list, tuple))
 
 
 class SoftLabelClassLoader(_ClassBased):
@@ -61,7 +57,7 @@ class SoftLabelClassLoader(_ClassBased):
         for position, raw in enumerate(raws):
             self._matrix[position, self._final[raw]] = 1.0
 
-    def raw(self, entry: Any, root: str) -> Array:
+    def raw(self, entry: Any, root: str) -> NDArray[np.float32]:
         """Add up what belongs to one class; the numbers have to lie in [0, 1]."""
         given = np.asarray(_listed(entry, "probabilities"), np.float64)
         if given.shape != (len(self._matrix),):
@@ -70,16 +66,11 @@ class SoftLabelClassLoader(_ClassBased):
             raise DataError(f"Probabilities lie between 0 and 1, got {entry!r}.")
         return np.minimum(given @ self._matrix, 1.0).astype(np.float32)
 
-    @classmethod
-    def matches(cls, entry: Any) -> bool:
-        """Lists of floats."""
-        return isinstance(entry, (list, tuple))
-
 
 class ValueLoader(ModalityLoader):
     """``float32 [1]``."""
 
-    def raw(self, entry: Any, root: str) -> Array:
+    def raw(self, entry: Any, root: str) -> NDArray[np.float32]:
         """Convert; NaN and infinity are refused."""
         try:
             value = float(entry)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationException
-from mml_ray.prepare.checks.stats import in_threads
+from mml_ray.prepare.checks.stats import ImageFacts, in_threads
 from mml_ray.prepare.context import CreationContext
-from mml_ray.prepare.images import ImageFacts
 from mml_ray.prepare.verifiers import MODALITY_VERIFIER_MAP, VerifierContext
 from mml_ray.tasks.attributes import PATH_MODALITIES, DataSplit, Modality, TaskType
 from mml_ray.tasks.classes import Sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +11,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
+
 from mml_ray.errors import DataError
+from mml_ray.imaging import Pixels, read_image
 from mml_ray.prepare.context import Progress, default_workers
-from mml_ray.prepare.images import ImageFacts, look_at
 from mml_ray.tasks.attributes import RGBInfo, Sizes
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What one pass over an image tells: sides in pixels, channel moments of its values in [0, 1], and a digest of its pixels."""
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    mean_of_squares: tuple[float, float, float]
+    digest: str
+
+    @classmethod
+    def of(cls, image: Pixels) -> ImageFacts:
+        """Of an image ``[H, W, 3]`` uint8."""
+        means, deviations = cv2.meanStdDev(image)
+        mean = means.ravel() / 255
+        squares = (deviations.ravel() / 255) ** 2 + mean**2
+        digest = hashlib.blake2b(image.data, digest_size=16, person=str(image.shape).encode()[:16])
+        r, g, b = (float(value) for value in mean)
+        r2, g2, b2 = (float(value) for value in squares)
+        return cls(image.shape[0], image.shape[1], (r, g, b), (r2, g2, b2), digest.hexdigest())
+
+    @classmethod
+    def of_file(cls, path: Path) -> ImageFacts:
+        """Of an image file; a broken one raises :class:`BrokenSampleError` naming it."""
+        return cls.of(read_image(path))
 
 
 @dataclass(frozen=True)
@@ -42,21 +72,21 @@ def in_threads(
     """
     count = workers or default_workers()
     results: list[R] = []
-    flying: deque[Future[R]] = deque()
+    in_flight: deque[Future[R]] = deque()
 
-    def land() -> None:
-        results.append(flying.popleft().result())
+    def collect_next() -> None:
+        results.append(in_flight.popleft().result())
         if progress is not None and (len(results) % 100 == 0 or len(results) == len(items)):
             progress(len(results), len(items), what)
 
     with ThreadPoolExecutor(max_workers=count) as pool:
         try:
             for item in items:
-                flying.append(pool.submit(function, item))
-                if len(flying) > 32 * count:
-                    land()
-            while flying:
-                land()
+                in_flight.append(pool.submit(function, item))
+                if len(in_flight) > 32 * count:
+                    collect_next()
+            while in_flight:
+                collect_next()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -64,8 +94,8 @@ def in_threads(
 
 
 def scan_images(paths: Sequence[Path], *, workers: int | None = None, progress: Progress | None = None) -> list[ImageFacts]:
-    """Look at each image once; a broken one raises :class:`BrokenSampleError` naming its file."""
-    return in_threads(look_at, paths, workers=workers, progress=progress, what="images")
+    """The facts of each image file; the first broken one raises :class:`BrokenSampleError` naming it."""
+    return in_threads(ImageFacts.of_file, paths, workers=workers, progress=progress, what="images")
 
 
 def infer_stats(paths: Sequence[Path], *, workers: int | None = None, progress: Progress | None = None) -> ImageStats:

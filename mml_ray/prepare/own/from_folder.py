@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.imaging import is_image
 from mml_ray.prepare.archives import DataKind, archive_suffixes, is_archive
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.dataset import DSetCreator
-from mml_ray.prepare.images import is_image
 from mml_ray.prepare.iterators import get_iterator_from_segmentation_dataset, images_below
 from mml_ray.prepare.own.records import Record, describe, given_classes, load_notes, save_notes, settle_masks, split_name
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator

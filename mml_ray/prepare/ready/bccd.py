@@ -14,11 +14,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mml_ray.errors import DataError
+from mml_ray.imaging import read_image, write_png
 from mml_ray.prepare.archives import DataKind
 from mml_ray.prepare.checks.stats import in_threads
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.dataset import DSetCreator
-from mml_ray.prepare.images import read_image, write_png
 from mml_ray.prepare.iterators import SampleList
 from mml_ray.prepare.registration import register_dsetcreator, register_taskcreator
 from mml_ray.prepare.task import TaskCreator

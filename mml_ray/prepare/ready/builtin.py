@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mml_ray.imaging import Pixels, write_png
 from mml_ray.prepare.archives import DataKind
 from mml_ray.prepare.checks.stats import in_threads
 from mml_ray.prepare.context import CreationContext
-from mml_ray.prepare.images import Pixels, write_png
 from mml_ray.prepare.iterators import (
     get_iterator_and_mapping_from_image_dataset,
     get_iterator_from_unlabeled_dataset,
