@@ -19,6 +19,7 @@
     |   +-- JournalError                   the journal of a run is damaged or from a newer version
     |   +-- StorageError                   a folder cannot be written: permissions, space
     |   |   +-- DiskFullError              no space left; a run waits for some and tries the command again
+    |   |   +-- StorageFailure             (also an OSError) a file operation failed; `errno` says how
     +-- CommandError                       exit code 1: a command of the plan failed
     |   +-- StructConflictError            two commands set the same path key of one task struct
     +-- FencedError                        a later owner has taken the run over; this process must stop
@@ -30,6 +31,7 @@ A message says what was given, what is allowed, and what to do next.
 from __future__ import annotations
 
 import difflib
+import errno as codes
 from collections.abc import Iterable
 
 EXIT_OK = 0
@@ -121,6 +123,24 @@ class StorageError(UserError):
 
 class DiskFullError(StorageError):
     """No space left for what a command writes: the run waits for some and tries again."""
+
+
+class StorageFailure(StorageError, OSError):
+    """A file operation of a journal or a store failed; ``errno`` says how, so that a full disk can be waited for."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[type[StorageFailure], tuple[str, int | None]]:
+        return type(self), (str(self), self.errno)
+
+    @classmethod
+    def of(cls, action: str, path: object, error: OSError) -> StorageFailure:
+        """The error to raise where ``action`` ("write", "take the lease of") failed on ``path``."""
+        full = error.errno in (codes.ENOSPC, codes.EDQUOT)
+        hint = "Free some space" if full else "Check the folder's permissions and the disk"
+        return cls(f"Cannot {action} {path}: {error.strerror or error}. {hint}, then continue the run.", error.errno)
 
 
 class CommandError(MMLError):

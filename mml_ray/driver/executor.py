@@ -38,16 +38,6 @@ class Executor(Protocol):
         """Free everything; no process of the run is left."""
 
 
-class Store(Protocol):
-    """The part of the run store that the loop uses."""
-
-    def start(self, requests: list[dict[str, Any]]) -> list[int]: ...
-    def commit(self, outcomes: list[dict[str, Any]]) -> list[dict[str, str]]: ...
-    def fail(self, failures: list[dict[str, Any]]) -> None: ...
-    def progress(self) -> dict[str, dict[str, Any]]: ...
-    def request_stop(self) -> None: ...
-
-
 class Display(Protocol):
     """What shows the user how far the run is."""
 

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 from mml_ray.driver.command import SYSTEM_FAILURES, CommandSpec, Outcome
 from mml_ray.driver.disk_space import free_bytes, retry_when_space
-from mml_ray.driver.executor import Display, Executor, FailurePolicy, RunSummary, Store
+from mml_ray.driver.executor import Display, Executor, FailurePolicy, RunSummary
 from mml_ray.driver.graph import Board
 from mml_ray.failpoints import failpoint
+from mml_ray.store.run.protocol import RunStoreProtocol
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Loop:
     def __init__(
         self,
         board: Board,
-        store: Store,
+        store: RunStoreProtocol,
         executor: Executor,
         *,
         inline: Executor | None = None,

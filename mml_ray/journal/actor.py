@@ -1,16 +1,20 @@
-"""The run store hosted as a Ray actor, and its client, which has the same methods.
+"""A Ray actor that hosts stores, and the client through which each of them is used.
 
-A plain actor: one thread, so calls are served one after the other. It restarts by itself, replays the journal, and carries on;
-callers wait. Each incarnation raises the lease's token, so that an older one that is still alive can write nothing more.
+A plain actor: one thread, so calls are served one after the other. It restarts by itself, and each store is opened again, by a
+replay of its journal, when its next call arrives; callers wait. Each incarnation raises the token of the store's lease, so that an
+older one that is still alive can write nothing more. Calls that change something are repeated where an answer was lost: the methods
+of a hosted store are idempotent.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import ray
 from ray import exceptions as ray_errors
@@ -18,135 +22,158 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mml_ray.errors import MMLError
 from mml_ray.journal.owner import die_with_parent
-from mml_ray.store.run.store import RunStore
 
-#: how long a caller waits for the actor to come back, in seconds
-PATIENCE = 120.0
-#: seconds between two looks of a waiting driver at whether Ray is still there
-_LOOK = 2.0
+P = ParamSpec("P")
+R = TypeVar("R")
+#: seconds that a caller waits for the actor to come back
+RESTART_TIMEOUT = 120.0
+#: seconds between two checks of a waiting driver whether Ray still runs
+_CHECK_INTERVAL = 2.0
+
+
+@dataclass(frozen=True)
+class HostedStore:
+    """A store in an actor: its name there, and the callable that opens it, as ``package.module:Class.method`` with plain keyword
+    arguments. The callable must refuse to open a store again that was closed, since a late worker may still ask for it.
+    """
+
+    name: str
+    opener: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self) -> Any:
+        """Open it in this process."""
+        module, _, path = self.opener.partition(":")
+        opener = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+        return cast(Callable[..., Any], opener)(**self.arguments)
+
+
+class StoreNotOpenError(MMLError):
+    """The actor was restarted since, or the store was closed."""
 
 
 class _Host:
-    """The actor."""
+    """The actor. It holds several stores at once, by name."""
 
-    def __init__(self, run_dir: str, roots: Mapping[str, str], owner: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         die_with_parent()
-        self._store = RunStore.open(run_dir, roots=dict(roots), owner=dict(owner), adopt=True)
+        self._stores: dict[str, Any] = {}
 
-    def call(self, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """One method of the run store."""
-        return getattr(self._store, method)(*args, **kwargs)
+    def open(self, store: HostedStore) -> None:
+        """Open a store; harmless when repeated."""
+        if store.name not in self._stores:
+            self._stores[store.name] = store.open()
 
-    def say(self, attempt: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
-        """Progress of a command; the answer says whether it is to stop."""
-        return self._store.report(attempt, progress)
+    def close(self, name: str) -> None:
+        """Close a store; harmless when repeated."""
+        if name in self._stores:
+            self._stores.pop(name).close()
+
+    def call(self, name: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call one method of a store."""
+        if name not in self._stores:
+            raise StoreNotOpenError(name)
+        return getattr(self._stores[name], method)(*args, **kwargs)
+
+
+def start_host() -> Any:
+    """Start an actor without stores on this node, on no CPU of its own; returns its handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(_Host).options(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
+    return actor.remote()
 
 
 @functools.cache
-def _waiter() -> ThreadPoolExecutor:
+def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="mml-ray-store")
 
 
-def get_beside(reference: Any) -> Any:
+def get_in_helper_thread(reference: Any) -> Any:
     """``ray.get`` in a helper thread. In the main thread of a worker it would give the command's CPU back while it waits (as
     ``ray.wait`` does), and Ray would start one more command than there are slots.
     """
-    return _waiter().submit(ray.get, reference).result()
+    return _helpers().submit(ray.get, reference).result()
 
 
 class StoreClient:
-    """Talks to the actor; usable from every process of the cluster (it pickles)."""
+    """Uses one hosted store; works in every process of the cluster (it pickles). One client is used by one thread."""
 
-    def __init__(self, handle: Any) -> None:
-        #: called while the driver waits for an answer; raises if there can be none any more
-        self.check: Callable[[], None] = _nothing
-        self._handle = handle
-        self._in_worker = False
-        self._pending: Any = None
-        self._asked_for: Any = None
-        self._answer: Mapping[str, Any] = {"stop": False}
+    def __init__(self, handle: Any, store: HostedStore, *, in_worker: bool = False) -> None:
+        #: called while the driver waits for an answer; raises if none can come any more
+        self.check: Callable[[], None] = _no_check
+        #: Ray's handle of the actor
+        self.handle = handle
+        self.store = store
+        self._in_worker = in_worker
 
-    @property
-    def handle(self) -> Any:
-        """Ray's handle of the actor."""
-        return self._handle
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        return functools.partial(type(self), in_worker=True), (self.handle, self.store)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "_handle": self._handle,
-            "check": _nothing,
-            "_in_worker": True,
-            "_pending": None,
-            "_asked_for": None,
-            "_answer": {"stop": False},
-        }
+    def open(self) -> Self:
+        """Open the store in the actor, and wait until its journal is replayed."""
+        self._request("open", self.store)
+        return self
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        deadline = time.monotonic() + PATIENCE
+    def close(self) -> None:
+        """Close the store in the actor."""
+        self._request("close", self.store.name)
+
+    def _call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         while True:
             try:
-                reference = self._handle.call.remote(method, list(args), kwargs)
-                return get_beside(reference) if self._in_worker else self._answer_to(reference)
+                return self._request("call", self.store.name, method, args, kwargs)
+            except StoreNotOpenError:
+                self.open()
+
+    def _call_later(self, method: str, *args: Any) -> Future[Any]:
+        """The answer to a call that nobody waits for; ``None`` where none came, because the actor was coming back."""
+        return _helpers().submit(self._call_once, method, args)
+
+    def _call_once(self, method: str, args: Sequence[Any]) -> Any:
+        try:
+            return ray.get(self.handle.call.remote(self.store.name, method, args, {}))
+        except ray_errors.RayError:
+            return None
+
+    def _request(self, what: str, *args: Any) -> Any:
+        """One method of the actor, repeated while the actor restarts; raises what the method raised."""
+        deadline = time.monotonic() + RESTART_TIMEOUT
+        while True:
+            try:
+                return self._send(what, *args)
             except ray_errors.RayTaskError as error:
                 cause = error.cause if isinstance(error.cause, BaseException) else error
                 raise cause from None
             except (ray_errors.ActorUnavailableError, ray_errors.ActorDiedError) as error:
                 self.check()
-                if time.monotonic() > deadline or _hopeless(error):
-                    raise MMLError(f"The file manager of the run does not come back: {error}") from error
+                if time.monotonic() > deadline or _is_final(error):
+                    raise MMLError(f"The file manager of the run did not come back: {error}") from error
                 time.sleep(0.2)
 
-    def _answer_to(self, reference: Any) -> Any:
+    def _send(self, what: str, *args: Any) -> Any:
+        reference = getattr(self.handle, what).remote(*args)
+        if self._in_worker:
+            return get_in_helper_thread(reference)
         while True:
             try:
-                return ray.get(reference, timeout=_LOOK)
+                return ray.get(reference, timeout=_CHECK_INTERVAL)
             except ray_errors.GetTimeoutError:
                 self.check()
 
-    def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As ``RunStore.report``, without waiting: the answer may be that to the report before."""
-        asking = (attempt["command"], attempt["attempt"])
-        if asking != self._asked_for:  # what the attempt before was told, perhaps after its end, is not for this one
-            self._pending, self._asked_for, self._answer = None, asking, {"stop": False}
-        if self._pending is not None and self._pending.done():
-            try:
-                self._answer = self._pending.result()
-            except ray_errors.RayError:
-                self._answer = {"stop": False}  # the actor is coming back; what it says next counts
-            self._pending = None
-        if self._pending is None:
-            self._pending = _waiter().submit(self._tell, dict(attempt), dict(progress))
-        return self._answer
 
-    def _tell(self, attempt: dict[str, Any], progress: dict[str, Any]) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = ray.get(self._handle.say.remote(attempt, progress))
-        return answer
+def forward(method: Callable[P, R]) -> Callable[P, R]:
+    """The same method for a client: the hosted store carries it out."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+    @functools.wraps(method)
+    def call(self: StoreClient, *args: Any, **kwargs: Any) -> Any:
+        return self._call(method.__name__, args, kwargs)
 
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return self._call(name, *args, **kwargs)
-
-        return method
+    return cast(Callable[P, R], call)
 
 
-def _nothing() -> None:
-    """Ask nobody."""
+def _no_check() -> None:
+    """Check nothing."""
 
 
-def _hopeless(error: BaseException) -> bool:
-    return "out of restarts" in str(error) or "was killed" in str(error) or "constructor" in str(error)
-
-
-def host(run_dir: str, *, roots: Mapping[str, str], owner: Mapping[str, Any]) -> StoreClient:
-    """Start the actor on this node for an opened run, and wait until it has replayed the journal.
-
-    The run's lease must be held by ``owner`` (this process); the actor adopts it with a higher token.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(_Host).options(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
-    client = StoreClient(actor.remote(run_dir, dict(roots), dict(owner)))
-    client.summary()
-    return client
+def _is_final(error: BaseException) -> bool:
+    return any(reason in str(error) for reason in ("out of restarts", "was killed", "constructor"))

@@ -11,7 +11,6 @@ appends to a file that nobody reads any more.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +21,12 @@ from typing import Any
 import orjson
 
 from mml_ray import atomic
-from mml_ray.errors import JournalError
+from mml_ray.errors import JournalError, StorageFailure
 from mml_ray.failpoints import failpoint
 from mml_ray.journal.plain import from_plain, to_plain
-from mml_ray.store.paths import StorageFailure
 
-FORMAT = 1
+#: 1: the first; 2: with `progressed`, and with units in the plan
+FORMAT = 2
 _HEAD = len('{"crc":"xxxxxxxx",')
 Operation = tuple[str, Mapping[str, Any]]
 
@@ -84,7 +83,7 @@ def read_raw(path: Path) -> bytes:
             f"There is no journal at {path}. The run was killed before it began, or the file was removed: start a new run."
         ) from None
     except OSError as error:
-        raise failure("read", path, error) from error
+        raise StorageFailure.of("read", path, error) from error
     if not data:
         raise JournalError(
             f"The journal {path} is empty, which no crash leaves behind: restore it from a backup, or start a new run."
@@ -153,12 +152,6 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def failure(what: str, path: Path | str, error: OSError) -> StorageFailure:
-    """The error to raise where an operation on ``path`` failed."""
-    hint = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the folder's permissions and the disk"
-    return StorageFailure(f"Cannot {what} {path}: {error.strerror or error}. {hint}, then continue the run.", error.errno)
-
-
 class Journal:
     """The writer of one journal. ``guard`` is called before each append and after each fsync; it raises where another owner took
     over.
@@ -204,7 +197,7 @@ class Journal:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            raise failure("write", path, error) from error
+            raise StorageFailure.of("write", path, error) from error
         return cls(path, descriptor, seq=seq + len(added), size=len(kept) + len(data), guard=guard), added
 
     def append(self, operations: Sequence[Operation], *, durable: bool) -> list[dict[str, Any]]:
@@ -227,7 +220,7 @@ class Journal:
                 failpoint("journal.after_fsync")
                 self._stay_visible()
         except OSError as error:
-            raise failure("write", self.path, error) from error
+            raise StorageFailure.of("write", self.path, error) from error
         if durable:
             self._guard()
         self._count(data, len(added), durable)

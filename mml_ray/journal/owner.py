@@ -18,15 +18,15 @@ from typing import Any
 from mml_ray import atomic
 
 #: seconds between two beats of an owner
-BEAT = 3.0
+HEARTBEAT_INTERVAL = 3.0
 #: seconds without a beat after which an owner on another machine counts as dead
-PATIENCE = 30.0
+HEARTBEAT_TIMEOUT = 30.0
 _WIDTH = 240
 log = logging.getLogger(__name__)
 
 
 @cache
-def _machine() -> str:
+def _machine_id() -> str:
     """What process numbers mean something within: one boot of one machine, and one process namespace of it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -39,7 +39,7 @@ def _machine() -> str:
 
 def current_owner() -> dict[str, Any]:
     """This process, as a lease names it: host, machine, pid, and when the process started."""
-    return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "start_time": process_start(os.getpid())}
+    return {"host": socket.gethostname(), "machine": _machine_id(), "pid": os.getpid(), "start_time": process_start(os.getpid())}
 
 
 def process_start(pid: int) -> str | None:
@@ -83,23 +83,23 @@ def describe(owner: Mapping[str, Any]) -> str:
 
 def is_alive(
     owner: Mapping[str, Any],
-    beat_file: Path,
+    file: Path,
     *,
-    patience: float = PATIENCE,
+    timeout: float = HEARTBEAT_TIMEOUT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Whether the owner lives. On this machine: a process with its number and start time exists (also a stopped one). On another
-    one: its beat changes within ``patience`` seconds of this machine's monotonic clock, which is how long the answer may take.
+    one: its beat changes within ``timeout`` seconds of this machine's monotonic clock, which is how long the answer may take.
     """
     here = current_owner()
     if owner.get("host") == here["host"] and owner.get("machine") == here["machine"]:
         return owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]
-    deadline = clock() + patience
-    first = read_beat(beat_file, owner)
+    deadline = clock() + timeout
+    first = read_heartbeat(file, owner)
     while clock() < deadline:
-        sleep(min(0.5, patience / 20))
-        now = read_beat(beat_file, owner)
+        sleep(min(0.5, timeout / 20))
+        now = read_heartbeat(file, owner)
         if now is not None and now != first:
             return True
     return False
@@ -109,10 +109,10 @@ def _signature(owner: Mapping[str, Any]) -> str:
     return f"{owner.get('host')} {owner.get('machine')} {owner.get('pid')} {owner.get('start_time')}"
 
 
-def read_beat(beat_file: Path, owner: Mapping[str, Any]) -> str | None:
+def read_heartbeat(file: Path, owner: Mapping[str, Any]) -> str | None:
     """The last beat of this owner; ``None`` if there is none, or the last one was somebody else's."""
     try:
-        text = atomic.read_bytes(beat_file).decode(errors="replace")
+        text = atomic.read_bytes(file).decode(errors="replace")
     except OSError:
         return None
     signature, _, count = text.rstrip().rpartition(" ")
@@ -123,9 +123,9 @@ class Heartbeat:
     """Beats from a daemon thread of the owner's process until closed, or until the run belongs to somebody else."""
 
     def __init__(
-        self, beat_file: Path, owner: Mapping[str, Any], *, still_mine: Callable[[], bool], interval: float = BEAT
+        self, file: Path, owner: Mapping[str, Any], *, still_mine: Callable[[], bool], interval: float = HEARTBEAT_INTERVAL
     ) -> None:
-        self._file, self._signature, self._still_mine = beat_file, _signature(owner), still_mine
+        self._file, self._signature, self._still_mine = file, _signature(owner), still_mine
         self._interval, self._count = interval, 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mml-ray-heartbeat", daemon=True)

@@ -49,7 +49,7 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def normalised(value: Any, where: str = "value") -> Any:
+def normalized(value: Any, where: str = "value") -> Any:
     """``value`` as it will be read back. Errors as :func:`to_plain`."""
     return from_plain(to_plain(value, where))
 

@@ -12,7 +12,7 @@ from mml_ray.driver.environment import started_at
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import JournalError
 from mml_ray.journal.lease import current_holder
-from mml_ray.journal.owner import BEAT, current_owner, process_start, read_beat
+from mml_ray.journal.owner import HEARTBEAT_INTERVAL, current_owner, process_start, read_heartbeat
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import roots_of, run_folders, salvage
 from mml_ray.store.run.state import Attempt, RunState
@@ -20,7 +20,7 @@ from mml_ray.store.run.state import Attempt, RunState
 #: the commands that frame every plan; they are not counted
 FRAME = ("prepare_exp", "finish_exp")
 #: seconds without a beat after which an owner on another machine is taken to be dead, here where nothing depends on it
-_SIGN_OF_LIFE = 2 * BEAT + 1
+_SIGN_OF_LIFE = 2 * HEARTBEAT_INTERVAL + 1
 
 
 def list_runs(results: Path, project: str | None) -> list[dict[str, Any]]:
@@ -96,13 +96,13 @@ def _holder(folder: Path) -> dict[str, Any] | None:
 
 
 def _beating(owners: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
-    first = {folder: read_beat(RunPaths(folder).beat, owner) for folder, owner in owners.items()}
+    first = {folder: read_heartbeat(RunPaths(folder).heartbeat, owner) for folder, owner in owners.items()}
     beating: dict[Path, dict[str, Any]] = {}
     deadline = time.monotonic() + _SIGN_OF_LIFE
     while len(beating) < len(owners) and time.monotonic() < deadline:
         time.sleep(0.25)
         for folder, owner in owners.items():
-            now = read_beat(RunPaths(folder).beat, owner)
+            now = read_heartbeat(RunPaths(folder).heartbeat, owner)
             if now is not None and now != first[folder]:
                 beating[folder] = owner
     return beating

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mml_ray import __version__, atomic
 from mml_ray.driver.command import FINISH, PlannedWorkload
@@ -34,7 +34,11 @@ from mml_ray.runs.options import RunOptions
 from mml_ray.runs.resources import with_resources
 from mml_ray.store.manager import MMLFileManager
 from mml_ray.store.paths import RunPaths
+from mml_ray.store.run.protocol import RunStoreProtocol
 from mml_ray.store.run.store import RunStore, current_owner
+
+if TYPE_CHECKING:  # it imports ray
+    from mml_ray.store.run.client import RunStoreClient
 
 
 @dataclass
@@ -98,7 +102,7 @@ class Session:
             display = stack.enter_context(self._display())
             where = "inline" if not self.uses_ray else f"ray at {self.ray.address}" if self.ray else "ray"
             display.note(f"Run {self.paths.run_dir} ({self.manifest['mode']}, {len(self.plan.commands)} commands, {where})")
-            backend: Any = self._host(store, stack) if self.uses_ray else store
+            backend: RunStoreProtocol = self._host(store, stack) if self.uses_ray else store
             self.manager.attach(backend, run_dir=self.paths.run_dir)
             stack.callback(self.manager.detach)
             stack.enter_context(self._signals(store))
@@ -138,9 +142,9 @@ class Session:
 
     def _open_store(self) -> RunStore:
         if self.is_continued:
-            return RunStore.open(self.paths.run_dir, roots=self.roots, beat=True)
+            return RunStore.open(self.paths.run_dir, roots=self.roots, heartbeat=True)
         manifest = {"version": __version__, **self.manifest}
-        store = RunStore.create(self.paths.run_dir, roots=self.roots, beat=True, manifest=manifest)
+        store = RunStore.create(self.paths.run_dir, roots=self.roots, heartbeat=True, manifest=manifest)
         atomic.write_text(self.paths.config, self.config)
         return store
 
@@ -150,20 +154,22 @@ class Session:
         known = history(self.manager.proj_path) if self.uses_ray else {}
         return create_display(tail=tail, live=None if self.options.live else False, history=known)
 
-    def _host(self, store: RunStore, stack: contextlib.ExitStack) -> Any:
+    def _host(self, store: RunStore, stack: contextlib.ExitStack) -> RunStoreClient:
         """Start Ray if this process is to have its own, hand the run over to the actor, and return its client."""
         from mml_ray.driver.ray.cluster import RayOptions, RaySession
-        from mml_ray.journal import actor
+        from mml_ray.store.run.client import host_run
 
         if self.ray is None:
             node = self.options.local_node()
             self.ray = RaySession(RayOptions(num_cpus=int(node.num_cpus), num_gpus=int(node.num_gpus)))
         stack.callback(self.ray.close)
         store.hand_over()
-        return actor.host(str(self.paths.run_dir), roots=self.roots, owner=current_owner())
+        return host_run(str(self.paths.run_dir), roots=self.roots, owner=current_owner())
 
     # -- the run ---------------------------------------------------------------------------------------------------------------------
-    def _drive(self, plan: Plan, store: Any, nodes: list[Node], display: PlainDisplay, stack: contextlib.ExitStack) -> RunSummary:
+    def _drive(
+        self, plan: Plan, store: RunStoreProtocol, nodes: list[Node], display: PlainDisplay, stack: contextlib.ExitStack
+    ) -> RunSummary:
         context = AttemptContext(seed=self.options.seed, log_folder=self.paths.logs)
         inline = InlineExecutor(self.workload, self.manager, context)
         executor = self._ray_executor(plan, store, nodes, context) if self.uses_ray else inline
@@ -185,12 +191,12 @@ class Session:
         stack.callback(display.end)
         return summary
 
-    def _ray_executor(self, plan: Plan, store: Any, nodes: list[Node], context: AttemptContext) -> Executor:
+    def _ray_executor(self, plan: Plan, store: RunStoreProtocol, nodes: list[Node], context: AttemptContext) -> Executor:
         from mml_ray.driver.ray.executor import RayExecutor
 
         return RayExecutor(
             self.workload,
-            store,
+            cast("RunStoreClient", store),
             manager=self.manager,
             context=context,
             nodes=nodes,

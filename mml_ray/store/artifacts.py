@@ -79,7 +79,7 @@ class ModelStorage(_Stored):
         content = model_updates.load(path)
         if "pipeline" not in content or "parameters" not in content:
             raise DataError(f"{path} is no model storage: it has no 'pipeline' and 'parameters'.")
-        predictions, metrics = model_updates.changed(content)
+        predictions, metrics = model_updates.apply_updates(content)
         fold, performance = content.get("fold"), content.get("performance")
         storage = cls(
             pipeline=_absolute(content["pipeline"], root),
@@ -170,7 +170,7 @@ class ModelStorage(_Stored):
         if delta and manager is not None and manager.attempt is not None:
             manager.note_model_update(path, delta)
         elif delta:
-            model_updates.project(path, [model_updates.entry("", f"by hand {time.time_ns()}", 0, delta)])
+            model_updates.write_updates(path, [model_updates.entry("", f"by hand {time.time_ns()}", 0, delta)])
             self._before = (dict(self.predictions), len(self.metrics))
         return path
 

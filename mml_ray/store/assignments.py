@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.journal.numbering import FILE, PROJ, TASK, TEMP
+from mml_ray.journal.numbering import FileSeries
 
+PROJ, TEMP, TASK, FILE = "PROJ_PATH", "TEMP_PATH", "TASK_NAME", "FILE_NAME"
 TOP_LEVEL = "_TOP_LEVEL_"
 _TOKENS = (PROJ, TEMP, TASK, FILE)
 _RESERVED = ("checkpoints",)
@@ -153,6 +154,29 @@ def remove(key: str) -> None:
     if any(assignment.key == key for assignment in _DEFAULTS):
         raise AssignmentError(f"Path key '{key}' ships with the package and stays.")
     del _table[lookup(key).key]
+
+
+def fill_template(template: str, *, roots: Mapping[str, Path], task: str | None, file: str | None) -> FileSeries:
+    """The files that a template stands for; ``roots`` holds the folders behind ``PROJ_PATH`` and ``TEMP_PATH``.
+
+    Raises:
+        MMLMisconfigurationException: a name that the template needs is missing, or is not a single path part.
+    """
+    first, *parts = PurePosixPath(template).parts
+    given = {TASK: task, FILE: file}
+    filled = [_part(part, given[part], template) if part in given else part for part in parts]
+    name = PurePosixPath(filled[-1])
+    return FileSeries(roots[first].joinpath(*filled[:-1]), name.stem, name.suffix)
+
+
+def _part(token: str, value: str | None, template: str) -> str:
+    if not value:
+        raise MMLMisconfigurationException(f"The path template {template} needs a value for {token}.")
+    if value in (".", "..") or any(character in value for character in "/\\\0"):
+        raise MMLMisconfigurationException(
+            f"{token} must be a single folder or file name in the path template {template}, got '{value}'."
+        )
+    return value
 
 
 def types_of(obj_cls: type | str | None) -> str:

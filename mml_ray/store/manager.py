@@ -14,31 +14,20 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException, unknown_name_message
-from mml_ray.journal.numbering import TEMP, target
 from mml_ray.store import assignments, reuse
 from mml_ray.store.artifacts import ModelStorage
-from mml_ray.store.assignments import TOP_LEVEL, PathAssignment
+from mml_ray.store.assignments import TEMP, TOP_LEVEL, PathAssignment, fill_template
 from mml_ray.store.paths import Roots, RunPaths
+from mml_ray.store.run.protocol import RunStoreProtocol
 from mml_ray.store.run.publish import settle_artifacts
 from mml_ray.tasks.description import TaskDescription
 
 log = logging.getLogger(__name__)
 Stored = dict[str, dict[str, Any]]
-
-
-class Backend(Protocol):
-    """The part of a run store (or of its client) that the manager uses."""
-
-    def reserve(
-        self, attempt: Mapping[str, Any], *, assignment: Mapping[str, Any], task: str | None, file: str | None
-    ) -> str: ...
-    def task_state(self, task: str) -> dict[str, Any]: ...
-    def results(self, name: str) -> list[dict[str, Any]]: ...
-    def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
 
 class MMLFileManager:
@@ -66,7 +55,7 @@ class MMLFileManager:
         results_path: Path | str | None = None,
         reuse_cfg: Mapping[str, Any] | None = None,
         remove_cfg: Mapping[str, bool] | None = None,
-        backend: Backend | None = None,
+        backend: RunStoreProtocol | None = None,
         reused: Stored | None = None,
         extra: list[dict[str, Any]] | None = None,
     ) -> None:
@@ -134,7 +123,7 @@ class MMLFileManager:
         assignments.add(PathAssignment(key, template, types, numbering=enable_numbering, reusable=reusable))
 
     # -- the run behind it -------------------------------------------------------------------------------------------------
-    def attach(self, backend: Backend, run_dir: Path | str | None = None) -> None:
+    def attach(self, backend: RunStoreProtocol, run_dir: Path | str | None = None) -> None:
         """Use this run store from now on. A run that is continued keeps what it reused before."""
         self.backend = backend
         if run_dir is not None:
@@ -147,7 +136,7 @@ class MMLFileManager:
         self.backend = None
         self.unbind()
 
-    def bind(self, attempt: Mapping[str, Any], backend: Backend | None = None) -> None:
+    def bind(self, attempt: Mapping[str, Any], backend: RunStoreProtocol | None = None) -> None:
         """Reserve paths for this attempt (``{"command", "attempt", "position"}``) from now on."""
         self.attempt, self.reserved, self.model_updates = dict(attempt), [], {}
         self.backend = backend or self.backend
@@ -303,9 +292,9 @@ class MMLFileManager:
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="mml-ray-scratch-"))
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        place = target(assignment.template, roots={TEMP: self._scratch}, task=task, file=file)
+        place = fill_template(assignment.template, roots={TEMP: self._scratch}, task=task, file=file)
         if not assignment.numbering:
-            return place.plain
+            return place.unnumbered
         path = place.numbered(place.highest() + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)

@@ -11,30 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mml_ray.errors import MMLMisconfigurationException, StorageError
+from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.journal.folder import JournalFolder
 
 
-class StorageFailure(StorageError, OSError):
-    """A file operation of the store failed; ``errno`` says how, so that a full disk can be waited for."""
-
-    def __init__(self, message: str, errno: int | None = None) -> None:
-        super().__init__(message)
-        self.errno = errno
-
-    def __reduce__(self) -> tuple[type[StorageFailure], tuple[str, int | None]]:
-        return type(self), (str(self), self.errno)
-
-
-class RunPaths:
+class RunPaths(JournalFolder):
     """The files of one run folder."""
 
-    def __init__(self, run_dir: Path | str) -> None:
-        self.run_dir = Path(os.path.abspath(run_dir))
-
     @property
-    def journal(self) -> Path:
-        """One operation per line; the state of the run is a replay of it."""
-        return self.run_dir / "journal.jsonl"
+    def run_dir(self) -> Path:
+        """The folder itself."""
+        return self.path
 
     @property
     def plan(self) -> Path:
@@ -45,21 +32,6 @@ class RunPaths:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.run_dir / "config.yaml"
-
-    @property
-    def lease(self) -> Path:
-        """Who may write, with which token."""
-        return self.run_dir / "lease.json"
-
-    @property
-    def beat(self) -> Path:
-        """The heartbeat of the owner."""
-        return self.run_dir / "lease.beat"
-
-    @property
-    def claims(self) -> Path:
-        """One file for each token that was ever won."""
-        return self.run_dir / "claims"
 
     @property
     def reused(self) -> Path:
@@ -109,11 +81,18 @@ class Roots:
         """
         missing = [name for name in ("results", "data", "project") if not roots.get(name)]
         if missing:
-            raise MMLMisconfigurationException(f"The roots lack {', '.join(missing)}; given: {sorted(roots)}.")
+            raise MMLMisconfigurationException(f"The roots must name results, data and project; missing: {', '.join(missing)}.")
         found = {name: Path(os.path.abspath(roots[name])) for name in ("results", "data", "project")}
         if not found["project"].is_relative_to(found["results"]):
-            raise MMLMisconfigurationException(f"Project {found['project']} is not below the results root {found['results']}.")
+            raise MMLMisconfigurationException(
+                f"The project {found['project']} must lie below the results root {found['results']}."
+            )
         return cls(**found, run=Path(os.path.abspath(run_dir)))
+
+    def to_journal(self) -> dict[str, str]:
+        """Results root and project relative to the run, as they may be moved together; the data root absolute."""
+        relative = {name: os.path.relpath(getattr(self, name), self.run) for name in ("results", "project")}
+        return {**relative, "data": str(self.data)}
 
     def stored(self, path: Path | str) -> str:
         """The stored form of a path. A relative one is taken from the working folder."""
@@ -137,7 +116,7 @@ class Roots:
         root = {"results": self.results, "data": self.data, "run": self.run}.get(scheme)
         if not colon or root is None or rest.startswith("/") or ".." in PurePosixPath(rest).parts:
             raise MMLMisconfigurationException(
-                f"'{stored}' is no stored path: results:, data: or run: with a path below that root, or file: with an absolute "
-                "one."
+                f"'{stored}' is not a stored path. Allowed: results:, data: or run: with a path below that root, or file: with an "
+                "absolute path."
             )
         return root / rest

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
-from mml_ray.journal.numbering import FILE, TASK, Target
-from mml_ray.store.assignments import TOP_LEVEL, AssignmentError, PathAssignment
+from mml_ray.journal.numbering import FileSeries
+from mml_ray.store.assignments import FILE, TASK, TOP_LEVEL, AssignmentError, PathAssignment
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import roots_of, run_folders, salvage
 from mml_ray.store.run.markers import read_marker
@@ -156,7 +156,7 @@ def _number(assignment: PathAssignment, path: Path) -> int | None:
         return int(found[1]) if found and assignment.numbering else -1
     if not assignment.numbering:
         return -1 if path.name == last.name else None
-    return Target(path.parent, last.stem, last.suffix).number_of(path.name)
+    return FileSeries(path.parent, last.stem, last.suffix).number_of(path.name)
 
 
 def _uncommitted(run_dir: Path) -> Iterator[Path]:

@@ -101,15 +101,15 @@ def through_ray(count: int, folder: Path, turns: int = 5) -> tuple[float, float]
 
 def _durable(count: int, place: Path) -> float:
     from mml_ray.driver.ray.executor import RayExecutor
-    from mml_ray.journal import actor
+    from mml_ray.store.run.client import host_run
 
     roots = roots_in(place)
     run_dir = place / "results/project/runs/day/time"
-    store = RunStore.create(run_dir, roots=roots, manifest={"mode": "benchmark"}, beat=True)
+    store = RunStore.create(run_dir, roots=roots, manifest={"mode": "benchmark"}, heartbeat=True)
     plan = plan_of(count)
     store.set_plan(plan.to_json())
     store.hand_over()
-    client = actor.host(str(run_dir), roots=roots, owner=current_owner())
+    client = host_run(str(run_dir), roots=roots, owner=current_owner())
     manager = MMLFileManager(
         data_path=roots["data"], proj_path=roots["project"], results_path=roots["results"], log_path=run_dir, backend=client
     )

@@ -153,8 +153,8 @@ def _become(arguments: tuple[str, ...], log: Path, environment: dict[str, str]) 
         loop.DISK_PAUSE = 0.5
         atomic.fs = Unsynced()  # what a killed process wrote is there without waiting for the disk
         if "ELSEWHERE" in environment:
-            owner._machine = lambda: "elsewhere"  # type: ignore[assignment]
-            RunStore.open.__func__.__kwdefaults__["patience"] = float(environment["ELSEWHERE"])  # type: ignore[attr-defined]
+            owner._machine_id = lambda: "elsewhere"  # type: ignore[assignment]
+            RunStore.open.__func__.__kwdefaults__["timeout"] = float(environment["ELSEWHERE"])  # type: ignore[attr-defined]
         code = main(list(arguments))
         sys.stdout.flush()
     finally:

@@ -48,7 +48,7 @@ def test_many_drivers_at_once_after_the_death_of_the_first(lab: Lab, undisturbed
     worked = [output for _, output in ended if "] done " in output]
     assert len(worked) == 1, ended
     # one that looked before the run was finished, and got it when it was, ends it once more
-    refused = [output for code, output in ended if code == 2 and "belongs to process" in output]
+    refused = [output for code, output in ended if code == 2 and "is in use by process" in output]
     assert len(refused) + sum(code == 0 for code, _ in ended) == len(ended), ended
     assert outcome(lab) == undisturbed
 

@@ -106,7 +106,7 @@ class Arena:
         plan = build_plan(entries, scheduler="test").with_resources(lambda spec, _: replace(spec, resources=_asked(ask, spec)))
         if self.nodes:
             check_feasible([(spec.name, spec.resources) for spec in plan.commands], self.nodes)
-        store = RunStore.create(run_dir, roots=roots, manifest={"mode": "test"}, beat=True)
+        store = RunStore.create(run_dir, roots=roots, manifest={"mode": "test"}, heartbeat=True)
         store.set_plan(plan.to_json())
         backend: Any = self._host(store, run_dir, roots) if self.nodes else store
         manager = MMLFileManager(
@@ -136,10 +136,10 @@ class Arena:
 
     @staticmethod
     def _host(store: RunStore, run_dir: Path, roots: dict[str, str]) -> Any:
-        from mml_ray.journal import actor
+        from mml_ray.store.run.client import host_run
 
         store.hand_over()
-        return actor.host(str(run_dir), roots=roots, owner=current_owner())
+        return host_run(str(run_dir), roots=roots, owner=current_owner())
 
     def _on_ray(
         self, workload: Workload, client: Any, manager: MMLFileManager, context: AttemptContext, commands: Sequence[CommandSpec]

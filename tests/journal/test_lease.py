@@ -18,7 +18,7 @@ import pytest
 from mml_ray.errors import FencedError, JournalError, MMLError, RunLockedError
 from mml_ray.journal import owner
 from mml_ray.journal.lease import Lease, current_holder
-from mml_ray.journal.owner import Heartbeat, current_owner, is_alive, process_start, read_beat
+from mml_ray.journal.owner import Heartbeat, current_owner, is_alive, process_start, read_heartbeat
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.state import RunState
 from tests.patience import GUARD, promised
@@ -95,13 +95,13 @@ def test_an_owner_elsewhere_lives_while_it_beats(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.planned(1, owner=ELSEWHERE)
     paths = RunPaths(world.run_dir)
-    beat = Heartbeat(paths.beat, ELSEWHERE, still_mine=lambda: True, interval=0.05)
+    beat = Heartbeat(paths.heartbeat, ELSEWHERE, still_mine=lambda: True, interval=0.05)
     beat.start()
     with pytest.raises(RunLockedError, match="process 17 on far"):
-        world.open(patience=10.0)
+        world.open(timeout=10.0)
     beat.close()
     begun = time.monotonic()
-    store = world.open(patience=0.5)
+    store = world.open(timeout=0.5)
     assert 0.4 < time.monotonic() - begun < promised(5)
     store.close()
 
@@ -114,9 +114,9 @@ def test_only_the_readers_monotonic_clock_and_the_owners_own_beats_count(tmp_pat
         now[0] += seconds
         Heartbeat(file, other, still_mine=lambda: True)._beat()  # somebody else beats into the same file
 
-    assert not is_alive(ELSEWHERE, file, patience=30.0, clock=lambda: now[0], sleep=sleep)
+    assert not is_alive(ELSEWHERE, file, timeout=30.0, clock=lambda: now[0], sleep=sleep)
     assert 30.0 <= now[0] < 32.0
-    assert read_beat(file, ELSEWHERE) is None and read_beat(file, other) is not None
+    assert read_heartbeat(file, ELSEWHERE) is None and read_heartbeat(file, other) is not None
 
 
 def test_beats_are_of_one_width_and_stop_when_the_run_is_somebody_elses(tmp_path: Path) -> None:
@@ -131,22 +131,22 @@ def test_beats_are_of_one_width_and_stop_when_the_run_is_somebody_elses(tmp_path
     mine[0] = False
     beat._thread.join(GUARD)
     assert not beat._thread.is_alive()
-    last = read_beat(file, current_owner())
+    last = read_heartbeat(file, current_owner())
     time.sleep(0.05)
-    assert read_beat(file, current_owner()) == last
+    assert read_heartbeat(file, current_owner()) == last
     beat.close()
 
 
 def test_a_store_beats_while_it_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner.Heartbeat.__init__, "__kwdefaults__", {"interval": 0.02})
     world = World(tmp_path)
-    store = world.planned(1, beat=True)
+    store = world.planned(1, heartbeat=True)
     paths = RunPaths(world.run_dir)
-    first = read_beat(paths.beat, current_owner())
+    first = read_heartbeat(paths.heartbeat, current_owner())
     deadline = time.monotonic() + promised(5)
-    while read_beat(paths.beat, current_owner()) == first and time.monotonic() < deadline:
+    while read_heartbeat(paths.heartbeat, current_owner()) == first and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert first is not None and read_beat(paths.beat, current_owner()) != first
+    assert first is not None and read_heartbeat(paths.heartbeat, current_owner()) != first
     store.close()
 
 
@@ -220,7 +220,7 @@ def test_of_those_that_find_the_same_dead_owner_one_wins(tmp_path: Path) -> None
 def test_two_creators_of_one_run(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.planned(1)
-    with pytest.raises(MMLError, match="holds a run already"):
+    with pytest.raises(MMLError, match="already holds a run"):
         world.create()
 
 
@@ -241,7 +241,7 @@ def test_a_writer_that_was_replaced_is_refused_and_its_line_is_not_there(tmp_pat
         lambda: old.results("step"),
         lambda: old.committed(),
     ):
-        with pytest.raises(FencedError, match=r"was taken over by process .* \(token 1\) may write nothing more"):
+        with pytest.raises(FencedError, match=r"was taken over by process .* \(token 1\) can no longer write to it"):
             late_call()
     assert old.report(late, {})["stop"]
     [answer] = new.commit([outcome(late)])
@@ -357,7 +357,7 @@ def test_a_damaged_lease_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_further_incarnation_goes_on_where_the_first_was(tmp_path: Path) -> None:
     """The actor restarts: running attempts may still commit, dead ones are cleaned up."""
     world = World(tmp_path)
-    driver = world.planned(3, beat=True)
+    driver = world.planned(3, heartbeat=True)
     driver.hand_over()
     with pytest.raises(MMLError, match="handed over"):
         start(driver, "c0")
@@ -381,10 +381,12 @@ def test_adopting_the_run_of_another_live_process_is_refused(tmp_path: Path) -> 
         world.open(owner=dead_owner(1), adopt=True)
 
 
-def test_adopting_the_run_of_a_dead_driver_loses_its_attempts(tmp_path: Path) -> None:
+def test_the_run_of_another_driver_is_not_adopted_and_opening_it_loses_its_attempts(tmp_path: Path) -> None:
     world = World(tmp_path)
     old = world.planned(1, owner=dead_owner(1))
     attempt = start(old, "c0")
-    store = world.open(adopt=True)
+    with pytest.raises(RunLockedError, match="belongs to"):
+        world.open(adopt=True)
+    store = world.open()
     assert store.commit([outcome(attempt)])[0]["status"] == "refused"
     store.close()

@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_ray import atomic
-from mml_ray.errors import JournalError, MMLMisconfigurationException, StorageError
+from mml_ray.errors import JournalError, MMLMisconfigurationException, StorageError, StorageFailure
 from mml_ray.journal import log as journal
 from mml_ray.journal.log import Journal
-from mml_ray.journal.plain import normalised
-from mml_ray.store.paths import StorageFailure
+from mml_ray.journal.plain import normalized
 from mml_ray.store.run.state import RunState
 from mml_ray.store.run.store import find_runs, read_run
 from tests.patience import promised_cpu
@@ -80,7 +79,7 @@ def test_floats_that_json_lacks_come_back() -> None:
 @pytest.mark.parametrize("value", [{1: "a"}, {"$float": "x"}, object(), b"bytes", {1, 2}, 2**64, "\udcff", [Path("x")]])
 def test_what_is_not_plain_is_refused(value: Any) -> None:
     with pytest.raises(MMLMisconfigurationException, match="result"):
-        normalised(value, "result")
+        normalized(value, "result")
 
 
 def test_subclasses_of_plain_types_become_plain() -> None:
@@ -91,8 +90,8 @@ def test_subclasses_of_plain_types_become_plain() -> None:
     class Colour(StrEnum):
         RED = "red"
 
-    assert normalised({"a": Colour.RED, "b": np.float64(0.5), "c": True}) == {"a": "red", "b": 0.5, "c": True}
-    assert type(normalised(Colour.RED)) is str and type(normalised(np.float64(0.5))) is float
+    assert normalized({"a": Colour.RED, "b": np.float64(0.5), "c": True}) == {"a": "red", "b": 0.5, "c": True}
+    assert type(normalized(Colour.RED)) is str and type(normalized(np.float64(0.5))) is float
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_a_bad_outcome_does_not_harm_the_others(world: World) -> None:
         [outcome(bad, result=object()), outcome(good), outcome(worse, structs={"t": {"set_paths": {"k": "no path"}}})]
     )
     assert status(answers) == ["refused", "committed", "refused"]
-    assert "not plain data" in answers[0]["reason"] and "no stored path" in answers[2]["reason"]
+    assert "not plain data" in answers[0]["reason"] and "not a stored path" in answers[2]["reason"]
     assert world.commits() == {"c0": 1}
 
 
@@ -378,7 +378,7 @@ def test_what_killed_attempts_had_begun_to_write_is_removed(world: World, assign
 def test_a_run_is_not_finished_while_something_is_open(world: World) -> None:
     store = world.planned(2)
     done(store, "c0")
-    with pytest.raises(CommandError, match="1 of its commands have not committed, first c1"):
+    with pytest.raises(CommandError, match="1 of its commands have not committed, the first is c1"):
         store.finish("finished", remove={})
     with pytest.raises(ValueError, match="finished, failed, interrupted"):
         store.finish("done", remove={})
@@ -465,7 +465,9 @@ def test_two_runs_that_change_one_model_storage_at_once_lose_nothing(tmp_path: P
     def change(run: str) -> None:
         for number in range(60):
             time.sleep(0.003)
-            model_updates.project(path, [model_updates.entry(run, f"c{number}", number, {"append_metrics": [{"x": number}]})])
+            model_updates.write_updates(
+                path, [model_updates.entry(run, f"c{number}", number, {"append_metrics": [{"x": number}]})]
+            )
 
     pids = [fork(partial(change, run)) for run in ("one", "other")]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
@@ -476,12 +478,12 @@ def test_two_runs_that_change_one_model_storage_at_once_lose_nothing(tmp_path: P
 def test_a_run_that_sleeps_while_it_changes_a_model_storage_does_not_stop_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mml_ray.store.run.model_updates.PATIENCE", 0.1)
+    monkeypatch.setattr("mml_ray.store.run.model_updates.LOCK_TIMEOUT", 0.1)
     path = tmp_path / "model.json"
     path.write_text("{}")
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert model_updates.project(path, [model_updates.entry("run", "c0", 0, {"append_metrics": [{"x": 1.0}]})])
+    assert model_updates.write_updates(path, [model_updates.entry("run", "c0", 0, {"append_metrics": [{"x": 1.0}]})])
     os.close(descriptor)
 
 
@@ -504,16 +506,16 @@ def test_models_of_a_project_that_may_only_be_read_do_not_stop_the_run(
     assert status(store.commit([outcome(start(store, "c0"), models_update={"results:elsewhere/model.json": change})])) == [
         "committed"
     ]
-    assert "stays in this run" in caplog.text
+    assert "stay in this run" in caplog.text
     store.close()
     again = world.open()
     assert again.finish("finished", remove={})["status"] == "finished"
 
 
 def _without_updates(path: Path) -> bytes:
-    from mml_ray.store.run.model_updates import original
+    from mml_ray.store.run.model_updates import committed_bytes
 
-    found = original(path)
+    found = committed_bytes(path)
     assert found is not None
     return found
 
@@ -557,7 +559,9 @@ def test_a_full_disk_while_a_change_is_written_is_told_and_the_same_commit_makes
             store.commit([finished])
     assert caught.value.errno == errno.ENOSPC and "acc" not in (world.results / "m.json").read_text()  # type: ignore[attr-defined]
     assert status(store.commit([finished])) == ["committed"]
-    assert model_updates.changed(model_updates.load(world.results / "m.json"))[1] == [{"acc": 1}] and world.commits() == {"c0": 1}
+    assert model_updates.apply_updates(model_updates.load(world.results / "m.json"))[1] == [{"acc": 1}] and world.commits() == {
+        "c0": 1
+    }
 
 
 # -- progress --------------------------------------------------------------------------------------------------------------------------

@@ -88,9 +88,9 @@ def _die_at(world: World, n: int) -> None:
     import os
     import signal
 
-    from mml_ray.journal import lease
+    from mml_ray.journal import folder, lease, opening
     from mml_ray.journal import log as journal
-    from mml_ray.store.run import cleaning, markers, model_updates, opening
+    from mml_ray.store.run import cleaning, markers, model_updates
     from mml_ray.store.run import publish as settle
     from mml_ray.store.run import store as run
 
@@ -102,7 +102,7 @@ def _die_at(world: World, n: int) -> None:
         if count == n:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for module in (cleaning, journal, lease, markers, model_updates, opening, run, settle):
+    for module in (cleaning, folder, journal, lease, markers, model_updates, opening, run, settle):
         vars(module)["failpoint"] = reached
     exhaust(drive(world))
 

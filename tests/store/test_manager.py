@@ -95,7 +95,7 @@ def test_settings_that_are_refused_at_the_start(world: World) -> None:
     (world.base / "file").touch()
     with pytest.raises(MMLMisconfigurationException, match="data root .* is a file"):
         MMLFileManager(data_path=world.base / "file", proj_path=world.project)
-    with pytest.raises(MMLMisconfigurationException, match="not below the results root"):
+    with pytest.raises(MMLMisconfigurationException, match="must lie below the results root"):
         MMLFileManager(data_path=world.data, proj_path=world.base / "p", results_path=world.results)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mml_ray import atomic, failpoints
 from mml_ray.errors import MMLMisconfigurationException, StorageError
-from mml_ray.journal.numbering import Target, slot, target
+from mml_ray.journal.numbering import FileSeries, number_offset
+from mml_ray.store.assignments import fill_template
 from mml_ray.store.paths import Roots
 from mml_ray.store.run.markers import read_marker
 from mml_ray.store.run.publish import settle_artifacts
@@ -32,13 +33,13 @@ def reserve(store: Any, attempt: dict[str, Any], assignment: dict[str, Any] = PA
 # -- pure ------------------------------------------------------------------------------------------------------------------------------
 @given(st.integers(1, 40), st.integers(0, 4))
 def test_slots_are_distinct_and_start_at_one(commands: int, rounds: int) -> None:
-    slots = [slot(position, repetition, commands) for position in range(commands) for repetition in range(rounds + 1)]
+    slots = [number_offset(position, repetition, commands) for position in range(commands) for repetition in range(rounds + 1)]
     assert sorted(slots) == list(range(1, commands * (rounds + 1) + 1))
-    assert all(slot(position, 0, commands) == position for position in range(1, commands))
+    assert all(number_offset(position, 0, commands) == position for position in range(1, commands))
 
 
 def test_only_names_of_the_series_count(tmp_path: Path) -> None:
-    place = Target(tmp_path, "fold_1", ".json")
+    place = FileSeries(tmp_path, "fold_1", ".json")
     names = [
         "fold_1_0003.json",
         "fold_10_0009.json",
@@ -57,10 +58,10 @@ def test_only_names_of_the_series_count(tmp_path: Path) -> None:
 def test_names_that_are_no_single_path_part_are_refused(tmp_path: Path, name: str | None) -> None:
     roots = {"PROJ_PATH": tmp_path, "TEMP_PATH": tmp_path}
     with pytest.raises(MMLMisconfigurationException):
-        target("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task="t", file=name)
+        fill_template("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task="t", file=name)
     with pytest.raises(MMLMisconfigurationException):
-        target("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task=name, file="f.txt")
-    tagged = target("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task="digits+nested?2", file="f.tar.gz")
+        fill_template("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task=name, file="f.txt")
+    tagged = fill_template("PROJ_PATH/X/TASK_NAME/FILE_NAME", roots=roots, task="digits+nested?2", file="f.tar.gz")
     assert tagged.numbered(3) == tmp_path / "X" / "digits+nested?2" / "f.tar_0003.gz"
 
 
@@ -77,7 +78,7 @@ def test_stored_paths_move_with_their_roots(tmp_path: Path) -> None:
     link.symlink_to(world.results)
     assert roots.stored(link / "proj/x") == "results:proj/x"
     for wrong in ("results:../x", "results:/x", "x/y", "other:x", "file:x", ""):
-        with pytest.raises(MMLMisconfigurationException, match="no stored path"):
+        with pytest.raises(MMLMisconfigurationException, match="not a stored path"):
             roots.absolute(wrong)
     outside = Roots.of(world.roots, tmp_path / "run")
     assert outside.stored(tmp_path / "run/TEMP/x") == "run:TEMP/x"

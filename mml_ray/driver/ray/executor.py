@@ -21,8 +21,8 @@ from mml_ray.driver.ray.worker import attempt_here
 from mml_ray.driver.resources import Node, Resources, slots
 from mml_ray.driver.worker import AttemptContext
 from mml_ray.errors import MMLError
-from mml_ray.journal.actor import StoreClient
 from mml_ray.store.manager import MMLFileManager
+from mml_ray.store.run.client import RunStoreClient
 
 #: variable by which Ray tells pools of worker processes apart
 _POOL = "MML_RAY_POOL"
@@ -38,7 +38,7 @@ class RayExecutor:
     def __init__(
         self,
         workload: Workload,
-        client: StoreClient,
+        client: RunStoreClient,
         *,
         manager: MMLFileManager,
         context: AttemptContext,

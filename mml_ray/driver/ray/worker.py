@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from mml_ray.driver.environment import Pulse
 from mml_ray.driver.ray import gpu
 from mml_ray.driver.worker import AttemptContext, run_attempt
 from mml_ray.failpoints import failpoint
-from mml_ray.journal.actor import StoreClient, get_beside
+from mml_ray.journal.actor import get_in_helper_thread
 from mml_ray.journal.owner import die_with_parent
 from mml_ray.store.manager import MMLFileManager
 
@@ -57,12 +58,12 @@ def _set_up(bundle: Any, tag: str, unpickle: Callable[[bytes], Any]) -> None:
     logging.getLogger("mml_ray").setLevel(logging.INFO)
     plugins.load()
     _setups.clear()
-    arguments, context, client, pickled = get_beside(bundle)
+    arguments, context, client, pickled = get_in_helper_thread(bundle)
     manager = MMLFileManager(**arguments, backend=client)
-    teller = StoreClient(client.handle)  # one of its own: a client is used by one thread
+    reporter = copy.copy(client)  # a client is used by one thread
     here = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
     workload = unpickle(pickled)
     workload.attach(manager)
-    pulse = Pulse(lambda reference: teller.report(dict(reference), here))
+    pulse = Pulse(lambda reference: reporter.report(dict(reference), here))
     pulse.start()  # last: a set-up that fails must leave no thread behind
     _setups[tag] = _Setup(workload, manager, context, pulse)

@@ -108,7 +108,7 @@ class Cleaner:
             files[item["key"] == _MODELS].append(self._roots.absolute(path))
         _sweep_beside(files[False], until)
         for folder in {file.parent for file in files[True] if file.parent.is_dir()}:
-            with model_updates.alone(folder):
+            with model_updates.exclusive_lock(folder):
                 _sweep_beside((file for file in files[True] if file.parent == folder), until)
 
     def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mml_ray import atomic
 from mml_ray.errors import UserError
-from mml_ray.journal.plain import normalised
+from mml_ray.journal.plain import normalized
 from mml_ray.store.paths import Roots
 from mml_ray.store.run.model_updates import check_delta
 from mml_ray.store.run.state import Attempt, RunState
@@ -91,10 +91,10 @@ class Decider:
 
     def _fields(self, attempt: Attempt, outcome: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            content = normalised({name: outcome.get(name) for name in ("result", "seconds")}, f"The result of {attempt.command}")
+            content = normalized({name: outcome.get(name) for name in ("result", "seconds")}, f"The result of {attempt.command}")
             artifacts = [self._artifact(attempt, item) for item in outcome.get("artifacts") or ()]
-            updates = self._updates(normalised(outcome.get("models_update") or {}, "models_update"))
-            structs = self._structs(attempt, normalised(outcome.get("structs") or {}, "structs"))
+            updates = self._updates(normalized(outcome.get("models_update") or {}, "models_update"))
+            structs = self._structs(attempt, normalized(outcome.get("structs") or {}, "structs"))
         except UserError as error:
             raise NotCommitted(REFUSED, str(error)) from None
         seconds = float(outcome.get("seconds") or 0.0)

@@ -88,7 +88,7 @@ def _check(path: Path, item: Mapping[str, Any]) -> str:
         return f"{path}: {error.strerror} (committed by {item['command']})"
     if found["sha256"] == item["sha256"]:
         return ""
-    committed = model_updates.original(path) if item["key"] == "models" else None
+    committed = model_updates.committed_bytes(path) if item["key"] == "models" else None
     if committed is not None and sha256(committed).hexdigest() == item["sha256"]:
         return ""
     return f"{path}: changed since {item['command']} committed it ({found['size']} bytes, then {item['size']})"

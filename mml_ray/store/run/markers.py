@@ -1,9 +1,8 @@
-"""Exclusive creation of whole files, and the markers that hold a reserved name until its artifact is written."""
+"""The markers that hold a reserved name until its artifact is written."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -12,51 +11,10 @@ import orjson
 
 from mml_ray import atomic
 from mml_ray.failpoints import failpoint
+from mml_ray.journal.folder import create_exclusively
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _FIELD = b'{"mml_ray_reserved":'
 _LIMIT = 4096
-
-
-def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
-    """Create ``path`` with ``data``, whole, unless it exists; returns whether this call created it."""
-    descriptor = atomic.fs.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        atomic.write_all(descriptor, data)
-        atomic.fs.fsync(descriptor)
-    finally:
-        atomic.fs.close(descriptor)
-    try:
-        failpoint("marker.before_link")
-        atomic.fs.link(temporary, path)
-        return True
-    except FileExistsError:
-        return False
-    except FileNotFoundError:  # a later owner swept the temporary file of one that comes too late
-        if not path.exists():
-            raise
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _create_plainly(path, data)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def _create_plainly(path: Path, data: bytes) -> bool:
-    """For file systems without hard links; a kill between the two steps leaves an empty file."""
-    try:
-        descriptor = atomic.fs.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    except FileExistsError:
-        return False
-    try:
-        atomic.write_all(descriptor, data)
-        atomic.fs.fsync(descriptor)
-    finally:
-        atomic.fs.close(descriptor)
-    return True
 
 
 def marker(run: str, command: str, attempt: int) -> bytes:

@@ -24,7 +24,7 @@ COMMITTED = "committed"
 FIELDS = ("predictions", "append_metrics")
 _CHANGED = ("predictions", "metrics")
 #: seconds to wait for another run that changes the same folder: it may be asleep, or the file system know no locks
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
 
 
 def check_delta(path: str, delta: Any) -> None:
@@ -53,14 +53,14 @@ def entry(run: str, command: str, position: int, delta: Mapping[str, Any]) -> di
     return {"run": run, "command": command, "position": position, "predictions": predictions, "metrics": metrics}
 
 
-def project(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
+def write_updates(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
     """Bring ``entries`` into the file at ``path``; atomic, and nothing is written if they are all there. Returns whether it was.
 
     Raises:
         DataError: the file is no model storage.
         FileNotFoundError: there is none.
     """
-    with alone(path.parent):
+    with exclusive_lock(path.parent):
         return _add(path, entries)
 
 
@@ -75,7 +75,7 @@ def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
     runs = list(dict.fromkeys(item["run"] for item in together))
     content[UPDATES] = sorted(together, key=lambda item: (runs.index(item["run"]), item["position"], item["command"]))
     content.setdefault(COMMITTED, {name: content[name] for name in _CHANGED if name in content})
-    content["predictions"], content["metrics"] = changed(content)
+    content["predictions"], content["metrics"] = apply_updates(content)
     failpoint("update.before_write")
     atomic.write_json(path, content)
     failpoint("update.after_write")
@@ -83,7 +83,7 @@ def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """No other run of this machine (or of a file system that shares locks) changes a file in the folder meanwhile: read, changed and
     written at once by two, it would lose what one of them adds until that run is opened again.
     """
@@ -91,7 +91,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def changed(content: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+def apply_updates(content: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Predictions and metrics of a storage, with all changes."""
     own = content.get(COMMITTED, content)
     predictions, metrics = dict(own.get("predictions") or {}), list(own.get("metrics") or [])
@@ -128,7 +128,7 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def original(path: Path) -> bytes | None:
+def committed_bytes(path: Path) -> bytes | None:
     """The bytes that the file's own command committed, where changes stand beside them; ``None`` where there are none, or where the
     fields are not what both make.
     """
@@ -136,7 +136,7 @@ def original(path: Path) -> bytes | None:
         content = load(path)
     except DataError:
         return None
-    if COMMITTED in content and json.dumps([content.get(name) for name in _CHANGED]) != json.dumps(changed(content)):
+    if COMMITTED in content and json.dumps([content.get(name) for name in _CHANGED]) != json.dumps(apply_updates(content)):
         return None
     if content.pop(UPDATES, None) is None:
         return None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mml_ray import atomic
 from mml_ray.errors import StorageError
-from mml_ray.journal import numbering
 from mml_ray.journal.log import Operation
-from mml_ray.journal.numbering import Target
+from mml_ray.journal.numbering import FileSeries, number_offset
+from mml_ray.journal.opening import now
+from mml_ray.store.assignments import PROJ, TEMP, fill_template
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run.markers import occupy, read_marker
 from mml_ray.store.run.state import Attempt, RunState
@@ -27,20 +27,20 @@ def reserve(
     Returns:
         The path, and the operations to journal before anybody is told of it.
     """
-    folders = {numbering.PROJ: roots.project, numbering.TEMP: RunPaths(roots.run).temp}
-    target = numbering.target(str(assignment["template"]), roots=folders, task=task, file=file)
-    atomic.make_folder(target.folder)
+    folders = {PROJ: roots.project, TEMP: RunPaths(roots.run).temp}
+    files = fill_template(str(assignment["template"]), roots=folders, task=task, file=file)
+    atomic.make_folder(files.folder)
     key = str(assignment["key"])
     if not assignment["numbering"]:
-        path = roots.stored(target.plain)
-        return path, [_reserved(attempt, key, path, existed=target.plain.exists())]
-    series = f"{roots.stored(target.folder)}/{target.stem}#{target.suffix}"
-    found, operations = _numbered(state, roots, attempt, target, series)
+        path = roots.stored(files.unnumbered)
+        return path, [_reserved(attempt, key, path, existed=files.unnumbered.exists())]
+    series = f"{roots.stored(files.folder)}/{files.stem}#{files.suffix}"
+    found, operations = _numbered(state, roots, attempt, files, series)
     path = roots.stored(found)
     return path, [*operations, _reserved(attempt, key, path, series=series)]
 
 
-def _numbered(state: RunState, roots: Roots, attempt: Attempt, target: Target, series: str) -> tuple[Path, list[Operation]]:
+def _numbered(state: RunState, roots: Roots, attempt: Attempt, files: FileSeries, series: str) -> tuple[Path, list[Operation]]:
     """The first free file of a series for this attempt; where a file of somebody else is in the way the base moves above it."""
 
     def ours(path: Path) -> bool:
@@ -51,18 +51,18 @@ def _numbered(state: RunState, roots: Roots, attempt: Attempt, target: Target, s
     generation, base = state.bases.get(series, (0, 0))
     known = generation == state.generation and not repeated
     if not known:
-        base = target.highest(ours)
+        base = files.highest(ours)
     repetition = sum(item.series == series for item in attempt.reserved)
-    step = numbering.slot(attempt.position, repetition, len(state.commands))
+    step = number_offset(attempt.position, repetition, len(state.commands))
     operations: list[Operation] = [] if known or repeated else [_base(series, base)]
     for _ in range(_TRIES):
-        path = target.numbered(base + step)
+        path = files.numbered(base + step)
         held = state.is_held(roots.stored(path))
         if not held and occupy(path, state.run, attempt.command, attempt.number) != "foreign":
             return path, operations
-        base = target.highest()
+        base = files.highest()
         operations = [] if repeated else [_base(series, base)]
-    raise StorageError(f"No free number for {target.plain} after {_TRIES} tries: other runs take every number first.")
+    raise StorageError(f"No free number for {files.unnumbered} after {_TRIES} tries: other runs take every number first.")
 
 
 def _reserved(attempt: Attempt, key: str, path: str, *, series: str = "", existed: bool = False) -> Operation:
@@ -71,4 +71,4 @@ def _reserved(attempt: Attempt, key: str, path: str, *, series: str = "", existe
 
 
 def _base(series: str, base: int) -> Operation:
-    return "numbering", {"series": series, "base": base, "at": round(time.time(), 3)}
+    return "numbering", {"series": series, "base": base, "at": now()}

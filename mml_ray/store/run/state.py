@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mml_ray.errors import JournalError
+from mml_ray.journal.replay import State
 
 #: the status of a run that committed everything
 FINISHED = "finished"
@@ -52,18 +52,13 @@ class Attempt:
         return next((item for item in self.reserved if item.path == path), None)
 
 
-class RunState:
-    """Everything known about a run; :meth:`apply` is the only thing that changes it."""
+class RunState(State):
+    """Everything known about a run."""
+
+    kind = "run"
 
     def __init__(self) -> None:
-        self.run = ""
-        self.opened = 0.0
-        self.manifest: dict[str, Any] = {}
-        self.roots: dict[str, str] = {}
-        self.token = 0
-        self.owner: dict[str, Any] = {}
-        self.status = "open"
-        self.ended = 0.0
+        super().__init__()
         self.generation = 0
         self.plan: dict[str, Any] = {}
         self.commands: dict[str, dict[str, Any]] = {}
@@ -72,36 +67,17 @@ class RunState:
         self.bases: dict[str, tuple[int, int]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.released: dict[str, Identity] = {}
+        self.curves: dict[str, list[dict[str, Any]]] = {}
         self._holders: dict[str, tuple[str, int]] = {}
         self._paths: dict[str, dict[str, tuple[str, str]]] = {}
         self._models: dict[str, list[tuple[str, int, str]]] = {}
 
-    @classmethod
-    def replay(cls, operations: Iterable[Mapping[str, Any]], *, source: object = "the journal") -> RunState:
-        """The state after ``operations``; ``source`` is for messages.
-
-        Raises:
-            JournalError: an operation that this version does not know.
-        """
-        state = cls()
-        for operation in operations:
-            try:
-                state.apply(operation)
-            except JournalError as error:
-                raise JournalError(f"{source}: {error}") from error
-        return state
-
-    def apply(self, operation: Mapping[str, Any]) -> None:
-        """One operation as the journal returns it."""
-        method = getattr(self, f"_on_{operation['op']}", None)
-        if method is None:
-            raise JournalError(
-                f"operation {operation.get('seq')} is '{operation['op']}', which this version of mml-ray does not know. Update it to "
-                "continue this run."
-            )
-        method(operation)
-
     # -- questions ---------------------------------------------------------------------------------------------------------
+    @property
+    def run(self) -> str:
+        """The id of the run, which its reservations and model updates carry."""
+        return self.id
+
     @property
     def finished(self) -> bool:
         """Whether the run ended with everything committed."""
@@ -164,6 +140,20 @@ class RunState:
                     stack.append(key)
         return False
 
+    def unit(self, command: str) -> str:
+        """The unit that a command belongs to; empty: none, as in every plan of an earlier version."""
+        return str(self.commands.get(command, {}).get("unit") or "")
+
+    def units(self) -> dict[str, dict[str, int]]:
+        """By unit, in the order of the plan: how many commands it has (``total``), and how many of them have ``committed``."""
+        found: dict[str, dict[str, int]] = {}
+        for key in self.commands:
+            if unit := self.unit(key):
+                counts = found.setdefault(unit, {"total": 0, "committed": 0})
+                counts["total"] += 1
+                counts["committed"] += key in self.commits
+        return found
+
     def garbage(self, commands: Iterable[str] | None = None) -> list[str]:
         """Stored paths that attempts without a commit left behind, of these commands or of all; nothing that somebody else holds."""
         found: list[str] = []
@@ -193,11 +183,8 @@ class RunState:
         return found is not None and found.status == "running"
 
     # -- operations --------------------------------------------------------------------------------------------------------
-    def _on_run_opened(self, op: Mapping[str, Any]) -> None:
-        if not self.run:
-            self.run, self.opened, self.manifest = op["run"], op["at"], op["manifest"]
-        self.token, self.owner, self.roots = op["token"], op["owner"], op["roots"]
-        self.status = "open"
+    def _on_opened(self, op: Mapping[str, Any]) -> None:
+        super()._on_opened(op)
         if not op["adopted"]:
             for attempt in list(self.running()):
                 attempt.fail("lost", "its driver ended before it did", op["at"])
@@ -242,13 +229,20 @@ class RunState:
             for index, path in enumerate(delta.get("append_models", ())):
                 self._models.setdefault(task, []).append((command, index, path))
 
+    def _on_progressed(self, op: Mapping[str, Any]) -> None:
+        attempt, epoch = op["attempt"], op["epoch"]
+        rows = self.curves.setdefault(op["command"], [])
+        row = {"attempt": attempt, "epoch": epoch, "values": op["values"]}
+        if rows and rows[-1]["epoch"] >= epoch:  # a resumed attempt repeats epochs; reports of one attempt may overtake another
+            kept = [r for r in rows if r["epoch"] < epoch or (r["epoch"] > epoch and r["attempt"] == attempt)]
+            rows[:] = sorted([*kept, row], key=lambda r: int(r["epoch"]))
+        else:
+            rows.append(row)
+
     def _on_attempt_failed(self, op: Mapping[str, Any]) -> None:
         attempt = self.attempts[op["command"]][op["attempt"] - 1]
         attempt.fail(op["reason"], op["message"], op["at"])
         attempt.ran(op)
-
-    def _on_run_finished(self, op: Mapping[str, Any]) -> None:
-        self.status, self.ended = op["status"], op["at"]
 
 
 _COMMIT_FIELDS = ("attempt", "result", "artifacts", "structs", "models_update", "seconds", "at", "seq")

@@ -1,7 +1,7 @@
-"""RunStore: the single writer of one run folder. Everything it is given and returns is plain data.
+"""RunStore: the single writer of one run folder.
 
-Nothing is believed before it is in the journal: every method first appends, then changes its state by replaying what it appended,
-then touches other files. So a kill between any two steps is mended by the next :meth:`RunStore.open`.
+Nothing counts before it is in the journal: every method first appends, then changes its state by replaying what it appended, then
+touches other files. So a kill between any two steps is repaired by the next :meth:`RunStore.open`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mml_ray import atomic
-from mml_ray.errors import CommandError, FencedError, JournalError, MMLError, StorageError, UserError
+from mml_ray.errors import CommandError, FencedError, JournalError, MMLError, StorageError, StorageFailure, UserError
 from mml_ray.failpoints import failpoint
-from mml_ray.journal import log as journal
+from mml_ray.journal import opening
 from mml_ray.journal.lease import Lease
 from mml_ray.journal.log import Journal, Operation
-from mml_ray.journal.owner import PATIENCE, Heartbeat, current_owner
+from mml_ray.journal.owner import HEARTBEAT_TIMEOUT, Heartbeat, current_owner
 from mml_ray.store.paths import Roots, RunPaths
-from mml_ray.store.run import model_updates, opening, reserving
+from mml_ray.store.run import model_updates, reserving
 from mml_ray.store.run.cleaning import UNCOMMITTED, Cleaner
 from mml_ray.store.run.commits import Decider, finish_blockers, where
 from mml_ray.store.run.inspection import RunInfo, find_runs, pending_updates, read_run, verify
@@ -33,18 +35,24 @@ from mml_ray.store.run.view import RunView
 
 log = logging.getLogger(__name__)
 STATUSES = (FINISHED, "failed", "interrupted")
+#: seconds for which the values of epochs are gathered before they are written, so that they never slow a training
+_GATHER_EPOCHS = 1.0
 __all__ = ["RunInfo", "RunStore", "current_owner", "find_runs", "read_run", "verify"]
 
 
 class RunStore(RunView):
-    """An opened run. Build it with :meth:`create` or :meth:`open`."""
+    """An opened run, built with :meth:`create` or :meth:`open`; its methods are described in
+    :class:`~mml_ray.store.run.protocol.RunStoreProtocol`.
+    """
 
     def __init__(self, paths: RunPaths, roots: Roots, *, lease: Lease, journal_: Journal, state: RunState) -> None:
         super().__init__(paths, roots, lease, state)
         self._journal = journal_
         self._cleaner = Cleaner(paths, roots, state, append=lambda operations: self._append(operations, durable=True))
         self._heartbeat: Heartbeat | None = None
-        self._unprojected: dict[str, list[dict[str, Any]]] = {}
+        self._updates: dict[str, list[dict[str, Any]]] = {}
+        self._epochs: list[Operation] = []
+        self._epochs_written = -math.inf
 
     # -- opening and closing -----------------------------------------------------------------------------------------------
     @classmethod
@@ -54,19 +62,15 @@ class RunStore(RunView):
         *,
         roots: Mapping[str, str],
         owner: Mapping[str, Any] | None = None,
-        beat: bool = False,
+        heartbeat: bool = False,
         manifest: Mapping[str, Any],
     ) -> RunStore:
-        """A new run in a folder that holds none. ``owner``: who holds the lease (``None``: this process); ``beat``: also start
-        its heartbeat.
-
-        Raises:
-            RunLockedError: another live process is creating it.
-            StorageError: the folder cannot be written, or holds a run already.
+        """Create a run in a folder that holds none. ``owner`` holds the lease (``None``: this process); ``heartbeat``: also start
+        its heartbeat. Errors as :func:`mml_ray.journal.opening.create`.
         """
         paths, known = RunPaths(run_dir), Roots.of(roots, run_dir)
-        lease, writer, state = opening.begin(paths, known, owner=owner or current_owner(), manifest=manifest)
-        return cls(paths, known, lease=lease, journal_=writer, state=state)._begin(beat)
+        lease, writer, state = opening.create(paths, RunState, roots=known, owner=owner or current_owner(), manifest=manifest)
+        return cls(paths, known, lease=lease, journal_=writer, state=state)._prepare(heartbeat)
 
     @classmethod
     def open(
@@ -76,39 +80,36 @@ class RunStore(RunView):
         roots: Mapping[str, str],
         owner: Mapping[str, Any] | None = None,
         adopt: bool = False,
-        beat: bool = False,
-        patience: float = PATIENCE,
+        heartbeat: bool = False,
+        timeout: float = HEARTBEAT_TIMEOUT,
     ) -> RunStore:
         """Open an existing run for writing: take the lease over from a dead owner, replay, remove what dead attempts left behind.
 
-        Attempts that were running are lost, unless ``adopt`` is given and the lease is held by ``owner`` itself: then this is a
-        further incarnation of its store (an actor that came back), and running attempts may still commit. ``patience``: seconds
-        to wait for the heartbeat of an owner on another machine.
-
-        Raises:
-            RunLockedError: a live owner holds it; names host, process and since when.
-            JournalError: the journal is missing, damaged or from a newer version; nothing was changed.
-            StorageFailure: the folder cannot be written.
+        Attempts that were running are lost, unless ``adopt`` is given, which needs a lease that ``owner`` itself holds: then this
+        is a further incarnation of its store (a restarted actor), and running attempts may still commit. ``timeout``: seconds
+        to wait for the heartbeat of an owner on another machine. Errors as :func:`mml_ray.journal.opening.reopen`.
         """
         paths, known = RunPaths(run_dir), Roots.of(roots, run_dir)
-        lease, writer, state = opening.reopen(paths, known, owner=owner or current_owner(), adopt=adopt, patience=patience)
-        return cls(paths, known, lease=lease, journal_=writer, state=state)._begin(beat)
+        lease, writer, state = opening.reopen(
+            paths, RunState, roots=known, owner=owner or current_owner(), adopt=adopt, timeout=timeout
+        )
+        return cls(paths, known, lease=lease, journal_=writer, state=state)._prepare(heartbeat)
 
-    def _begin(self, beat: bool) -> RunStore:
-        """What is left to do once the lease is held and the journal is ours."""
-        if beat:
-            self._heartbeat = Heartbeat(self.paths.beat, self._lease.owner, still_mine=self._lease.is_owners)
+    def _prepare(self, heartbeat: bool) -> RunStore:
+        """Clean up and catch up, once the lease is held and the journal is open."""
+        if heartbeat:
+            self._heartbeat = Heartbeat(self.paths.heartbeat, self._lease.owner, still_mine=self._lease.is_owners)
             self._heartbeat.start()
         try:
-            with self._storage("clean up"):
+            with self._storage_errors("clean up"):
                 failpoint("open.before_clean")
                 self._cleaner.sweep(self.token)
                 self._cleaner.finish_releases()
                 self._cleaner.release(self.state.garbage(), UNCOMMITTED)
                 failpoint("open.after_clean")
                 self._write_plan()
-            self._unprojected = pending_updates(self.state)
-            self._project()
+            self._updates = pending_updates(self.state)
+            self._write_updates()
         except BaseException:
             self._abandon()
             raise
@@ -116,18 +117,18 @@ class RunStore(RunView):
 
     def hand_over(self) -> None:
         """From now on another incarnation (opened with ``adopt``) writes; heartbeat and ownership stay until :meth:`close`."""
-        self._writable()
+        self._check_open()
         self._journal.close()
         self._closed = "handed over to the run's actor"
 
     def close(self) -> None:
-        """Give the run free; harmless when repeated. Nothing is lost without it: the next owner finds this one dead."""
         if self._heartbeat is not None:
             self._heartbeat.close()
             self._heartbeat = None
         if self._closed != "closed":
-            with self._storage("close"):
+            with self._storage_errors("close"):
                 if not self._closed:
+                    self._write_epochs()
                     self._journal.close()
                 self._closed = "closed"
                 self._lease.release()
@@ -143,36 +144,24 @@ class RunStore(RunView):
 
     # -- writing -----------------------------------------------------------------------------------------------------------
     def set_plan(self, plan: Mapping[str, Any], extend: bool = False) -> None:
-        """Journal the plan ``{"fingerprint", "commands": [{"key", "position", "name", "params", ...}]}`` the first time; later
-        compare.
-
-        With ``extend`` another plan takes its place if it holds every command that has committed.
-
-        Raises:
-            PlanMismatchError: names the first difference.
-        """
-        self._writable()
+        self._check_open()
         if self.state.plan:
             if self.state.plan["fingerprint"] == plan["fingerprint"]:
                 return
             check_extension(self.state, plan) if extend else check_same_plan(self.state, plan)
         self._append([("plan", {"plan": plan})], durable=True)
         failpoint("plan.after_append")
-        with self._storage("write the plan of"):
+        with self._storage_errors("write the plan of"):
             self._write_plan()
 
     def start(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Start attempts ``[{"command", "position", "node", "pid"}]``; returns their numbers (from 1, by command).
-
-        An older attempt at the same command is fenced, and the files it had reserved are removed. Does not wait for the disk.
-        """
-        self._writable()
+        self._check_open()
         count: Counter[str] = Counter()
         operations: list[Operation] = []
         numbers: list[int] = []
         for request in requests:
             command = str(request["command"])
-            self._known(command)
+            self._check_planned(command)
             count[command] += 1
             numbers.append(len(self.state.attempts.get(command, ())) + count[command])
             fields = {"node": "", "pid": 0, **request, "attempt": numbers[-1], "at": opening.now()}
@@ -180,29 +169,19 @@ class RunStore(RunView):
         if operations:
             self._append(operations, durable=False)
             failpoint("start.after_append")
-            with self._storage("clean up"):
+            with self._storage_errors("clean up"):
                 self._cleaner.release(self.state.garbage(count), UNCOMMITTED)
             failpoint("start.after_clean")
         return numbers
 
     def reserve(self, attempt: Mapping[str, Any], *, assignment: Mapping[str, Any], task: str | None, file: str | None) -> str:
-        """Reserve the path of an artifact for a running attempt; returns the stored path (``results:...``, see
-        ``store/paths.py``).
-
-        ``assignment``: ``{"key", "template", "numbering"}``. With numbering the file is created, holding a marker; without it is
-        not. ``attempt`` may say how many paths it has got so far (``reserved``): a call whose answer was lost, because this store
-        was restarted, can then be repeated.
-
-        Raises:
-            FencedError: the attempt is not the current one of its command.
-        """
-        self._writable()
-        current = self._running(attempt)
+        self._check_open()
+        current = self._running_attempt(attempt)
         known: int | None = attempt.get("reserved")
         if known is not None and known < len(current.reserved):
             return current.reserved[known].path
         self._lease.check()
-        with self._storage("reserve a path in"):
+        with self._storage_errors("reserve a path in"):
             path, operations = reserving.reserve(self.state, self.roots, current, assignment=assignment, task=task, file=file)
         failpoint("reserve.after_create")
         try:
@@ -214,17 +193,7 @@ class RunStore(RunView):
         return path
 
     def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Commit finished attempts together: one append, one fsync. Returns ``[{"command", "status", "reason"}]`` in the order
-        given.
-
-        ``committed`` (also when this attempt had committed before), ``refused`` (it is not the current attempt, or what it claims
-        is not there), ``conflict`` (another command set the same path key of a struct; the attempt has failed then). What is
-        committed is durable, and what it changes in model storages can be read.
-
-        Raises:
-            StorageFailure: it may be durable or not; the same call again (when there is space, say) finds out.
-        """
-        self._writable()
+        self._check_open()
         decider = Decider(self.state, self.roots, at=opening.now())
         decisions = [decider.decide(outcome) for outcome in outcomes]
         operations: list[Operation] = [("committed", item.fields) for item in decisions if item.fields is not None]
@@ -238,7 +207,7 @@ class RunStore(RunView):
                 if item.fields is not None:
                     self._after_commit(item.command, item.fields)
             failpoint("commit.after_append")
-        self._project()
+        self._write_updates()
         failpoint("commit.after_update")
         return [item.answer() for item in decisions]
 
@@ -246,46 +215,56 @@ class RunStore(RunView):
         self._progress.pop(command, None)
         for path, delta in fields["models_update"].items():
             change = model_updates.entry(self.state.run, command, self.state.position(command), delta)
-            self._unprojected.setdefault(path, []).append(change)
+            self._updates.setdefault(path, []).append(change)
 
     def fail(self, failures: Sequence[Mapping[str, Any]]) -> None:
-        """Attempts that ended without a commit: ``[{"command", "attempt", "reason", "message", "node", "pid"}]``; without the last
-        two, the place is the one it last reported from. One that is not running is left as it is.
-        """
-        self._writable()
+        self._check_open()
         operations = []
         for item in failures:
             current = self.state.current(str(item["command"]))
             if current is not None and current.number == item["attempt"] and current.status == "running":
-                said = self._progress.pop(current.command, {})
-                place = where(item) or where({"node": said.get("host"), "pid": said.get("pid")})
+                reported = self._progress.pop(current.command, {})
+                place = where(item) or where({"node": reported.get("host"), "pid": reported.get("pid")})
                 reason, message = str(item["reason"]), str(item.get("message", ""))
                 operations.append(_failure(current.command, current.number, reason, message, place))
         if operations:
             self._append(operations, durable=False)
             failpoint("fail.after_append")
 
-    def finish(self, status: str, *, remove: Mapping[str, bool]) -> dict[str, Any]:
-        """End the run as ``finished``, ``failed`` or ``interrupted``.
+    def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, bool]:
+        current = self.state.current(str(attempt["command"]))
+        if current is not None and current.number == attempt["attempt"] and progress.get("values"):
+            self._add_epoch(current, progress)  # also after the end of the attempt, which may overtake its last report
+        return super().report(attempt, progress)
 
-        ``finished``: removes the artifacts of this run whose key is enabled in ``remove`` (missing files are fine), TEMP and
-        CHECKPOINTS. Returns ``{"status", "removed": {key: number}, "unused": [enabled keys without artifacts]}``.
-
-        Raises:
-            CommandError: ``finished``, but a command of the plan has not committed.
+    def _add_epoch(self, attempt: Attempt, progress: Mapping[str, Any]) -> None:
+        """Journal the values of an epoch, together with others of the same second. An error is left to the next operation, which
+        writes them again: the training that reports can do nothing about it.
         """
-        self._writable()
+        values = {str(name): float(value) for name, value in progress["values"].items() if isinstance(value, int | float)}
+        fields = {"command": attempt.command, "attempt": attempt.number, "epoch": int(progress["epoch"]), "values": values}
+        self._epochs.append(("progressed", fields))
+        if time.monotonic() - self._epochs_written > _GATHER_EPOCHS:
+            self._write_epochs()
+
+    def _write_epochs(self) -> None:
+        if self._epochs and not self._closed:
+            with contextlib.suppress(StorageFailure, FencedError):
+                self._append([], durable=False)
+
+    def finish(self, status: str, *, remove: Mapping[str, bool]) -> dict[str, Any]:
+        self._check_open()
         if status not in STATUSES:
-            raise ValueError(f"A run ends as one of {', '.join(STATUSES)}, not '{status}'.")
+            raise ValueError(f"The status of a run must be one of {', '.join(STATUSES)}, got '{status}'.")
         summary: dict[str, Any] = {"status": status, "removed": {}, "unused": []}
         if status == FINISHED:
             open_ = finish_blockers(self.state)
             if open_:
                 raise CommandError(
-                    f"The run cannot be finished: {len(open_)} of its commands have not committed, first {open_[0]}."
+                    f"The run cannot be finished: {len(open_)} of its commands have not committed, the first is {open_[0]}."
                 )
-            self._project(must=True)
-        with self._storage("clean up"):
+            self._write_updates(required=True)
+        with self._storage_errors("clean up"):
             self._cleaner.release(self.state.garbage(), UNCOMMITTED)
             if status == FINISHED:
                 summary.update(self._cleaner.remove(remove))
@@ -295,17 +274,19 @@ class RunStore(RunView):
 
     # -- details -----------------------------------------------------------------------------------------------------------
     def _append(self, operations: Sequence[Operation], *, durable: bool) -> None:
-        opening.replay_all(self.state, self._journal.append(operations, durable=durable))
+        self.state.apply(*self._journal.append([*self._epochs, *operations], durable=durable))
+        self._epochs.clear()
+        self._epochs_written = time.monotonic()
 
-    def _writable(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
-            raise MMLError(f"Run {self.paths.run_dir} cannot be written here any more: it was {self._closed}.")
+            raise MMLError(f"Run {self.paths.run_dir} can no longer be written by this process: it was {self._closed}.")
 
-    def _known(self, command: str) -> None:
+    def _check_planned(self, command: str) -> None:
         if command not in self.state.commands:
             raise CommandError(f"'{command}' is not in the plan of run {self.paths.run_dir}; set_plan comes first.")
 
-    def _running(self, attempt: Mapping[str, Any]) -> Attempt:
+    def _running_attempt(self, attempt: Mapping[str, Any]) -> Attempt:
         command, number = str(attempt["command"]), attempt["attempt"]
         current = self.state.current(command)
         if current is None or current.number != number or current.status != "running":
@@ -326,36 +307,34 @@ class RunStore(RunView):
         atomic.write_bytes(self.paths.plan, data)
         failpoint("plan.after_write")
 
-    def _project(self, *, must: bool = False) -> None:
-        """Bring committed changes into the files of their model storages. One that is missing, or is no storage any more, is tried
+    def _write_updates(self, *, required: bool = False) -> None:
+        """Write committed changes into the files of their model storages. A file that is missing, or is not a storage, is tried
         again later, at the latest at the end.
         """
-        for path, entries in list(self._unprojected.items()):
+        for path, entries in list(self._updates.items()):
             try:
-                model_updates.project(self.roots.absolute(path), entries)
+                model_updates.write_updates(self.roots.absolute(path), entries)
             except (FileNotFoundError, UserError) as error:
-                if must:
+                if required:
                     raise StorageError(f"Committed changes cannot be written to {path}: {error}") from error
                 log.warning("Committed changes of %s could not be written yet: %s", path, error)
             except OSError as error:
                 if error.errno not in atomic.DENIED or self.roots.absolute(path).is_relative_to(self.roots.project):
                     # no command may start that would read the file without them
-                    raise journal.failure("write committed changes to", path, error) from error
-                log.warning(
-                    "%s of another project cannot be written (%s): what it is told stays in this run.", path, error.strerror
-                )
-                del self._unprojected[path]
+                    raise StorageFailure.of("write committed changes to", path, error) from error
+                log.warning("%s of another project cannot be written (%s): its changes stay in this run.", path, error.strerror)
+                del self._updates[path]
             else:
-                del self._unprojected[path]
+                del self._updates[path]
 
     @contextlib.contextmanager
-    def _storage(self, what: str) -> Iterator[None]:
+    def _storage_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except UserError:
             raise
         except OSError as error:
-            raise journal.failure(what, error.filename or self.paths.run_dir, error) from error
+            raise StorageFailure.of(what, error.filename or self.paths.run_dir, error) from error
 
 
 def _failure(command: str, attempt: int, reason: str, message: str, place: Mapping[str, Any]) -> Operation:

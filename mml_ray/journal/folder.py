@@ -1,0 +1,81 @@
+"""The folder of a journal, and the exclusive creation of whole files that leases and reservations are won with."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from mml_ray import atomic
+from mml_ray.failpoints import failpoint
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+class JournalFolder:
+    """The files with which a folder is written by one owner at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(os.path.abspath(path))
+
+    @property
+    def journal(self) -> Path:
+        """One operation per line; the state is a replay of it."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def lease(self) -> Path:
+        """Who may write, with which token."""
+        return self.path / "lease.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """The heartbeat of the owner. A file of its own, so that a beat never overwrites a raised token."""
+        return self.path / "lease.beat"
+
+    @property
+    def claims(self) -> Path:
+        """One file for each token that was ever won."""
+        return self.path / "claims"
+
+
+def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
+    """Create ``path`` with ``data``, whole, unless it exists; returns whether this call created it."""
+    descriptor = atomic.fs.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        atomic.write_all(descriptor, data)
+        atomic.fs.fsync(descriptor)
+    finally:
+        atomic.fs.close(descriptor)
+    try:
+        failpoint("marker.before_link")
+        atomic.fs.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except FileNotFoundError:  # a later owner swept the temporary file of one that comes too late
+        if not path.exists():
+            raise
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_without_links(path, data)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _create_without_links(path: Path, data: bytes) -> bool:
+    """For file systems without hard links; a kill between the two steps leaves an empty file."""
+    try:
+        descriptor = atomic.fs.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    try:
+        atomic.write_all(descriptor, data)
+        atomic.fs.fsync(descriptor)
+    finally:
+        atomic.fs.close(descriptor)
+    return True
