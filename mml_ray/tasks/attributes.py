@@ -94,6 +94,9 @@ class TaskType(OpenEnum):
         if isinstance(value, TaskKind):
             for modality in {value.target, *(part for option in value.requires for part in option)} - {None}:
                 Modality.register(str(modality))
+            if value.target is not None and value.moves_as is not None:
+                KORNIA_VALID_MODALITIES.add(Modality(value.target))
+                ALBUMENTATIONS_TARGETS[value.target] = value.moves_as
             return super().register(add_kind(value).task_type, name=name)
         found = super().register(value, name=name)
         targets = [] if target is None else [target] if isinstance(target, str) else target

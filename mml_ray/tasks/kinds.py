@@ -46,6 +46,8 @@ class TaskKind:
     labels_in_files: bool = False
     #: key of the registry: the loader of the target where the configuration names none; without it, it must
     loader: str | None = None
+    #: what the target is for augmentations that move the pixels: ``mask`` or ``keypoints``; ``None``: it does not depend on places
+    moves_as: Literal["mask", "keypoints"] | None = None
     #: of the targets of a batch; shape without the batch dimension, ``None``: whatever the loader gives
     target_dtype: str = "float32"
     target_shape: tuple[int | Literal["classes", "height", "width"], ...] | None = None
@@ -212,6 +214,7 @@ add_kind(
         has_classes=True,
         labels="mask",
         loader="opencv_mask",
+        moves_as="mask",
         labels_in_files=True,
         target_dtype="int64",
         target_shape=("height", "width"),

@@ -240,6 +240,14 @@ def test_labels_that_make_no_sense_are_named(modality: str, entry: Any, said: st
         loader(modality).load(entry, "")
 
 
+def test_arrays_of_numbers_are_read_for_any_modality() -> None:
+    array = loader("value", "array")
+    assert array.load([[1, 2], [3, 4.5]], "").tolist() == [[1, 2], [3, 4.5]] and array.load(3, "").dtype == np.float32
+    for wrong in ([[1], [2, 3]], ["a"], [float("nan")], None):
+        with pytest.raises(DataError, match="must hold finite numbers"):
+            array.load(wrong, "")
+
+
 def test_unknown_loaders_and_modalities() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean: pillow"):
         build_loader("image", "pilow", TASK)

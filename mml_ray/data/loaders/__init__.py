@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mml_ray.data.loaders.base import FileLoader, ModalityLoader
 from mml_ray.data.loaders.files import ImageLoader, MaskLoader, RawMaskLoader
-from mml_ray.data.loaders.labels import ClassLoader, MultiLabelClassLoader, SoftLabelClassLoader, ValueLoader
+from mml_ray.data.loaders.labels import ArrayLoader, ClassLoader, MultiLabelClassLoader, SoftLabelClassLoader, ValueLoader
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
 from mml_ray.tasks.kinds import all_kinds
@@ -26,6 +26,7 @@ _SHIPPED: dict[str, LoaderFactory] = {
     "multi_label": MultiLabelClassLoader,
     "soft_label": SoftLabelClassLoader,
     "value": ValueLoader,
+    "array": ArrayLoader,
 }
 # every backend of images is a loader, too: loaders.image=<backend>
 _SHIPPED |= {name: partial(ImageLoader, backend=name) for name in registry.names("image_backend")}

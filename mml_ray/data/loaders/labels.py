@@ -81,6 +81,20 @@ class ValueLoader(ModalityLoader):
         return np.array([value], np.float32)
 
 
+class ArrayLoader(ModalityLoader):
+    """``float32`` of any shape, from a number or nested lists of numbers; all samples of a task must have one shape."""
+
+    def raw(self, entry: Any, root: str) -> Array:
+        """Convert; NaN and infinity are refused."""
+        try:
+            values = np.asarray(entry, np.float32)
+        except (TypeError, ValueError):
+            values = np.full(1, np.nan, np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"An array must hold finite numbers, in lists of equal length, got {entry!r}.")
+        return values
+
+
 def _listed(entry: Any, what: str) -> Sequence[Any]:
     if not isinstance(entry, (list, tuple)):
         raise DataError(f"A list of {what} is needed, got {entry!r}.")

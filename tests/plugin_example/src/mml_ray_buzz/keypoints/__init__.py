@@ -5,16 +5,21 @@ are imported when their kind is asked for.
 """
 
 from mml_ray.registry import registry
-from mml_ray.tasks.attributes import ALBUMENTATIONS_TARGETS, KORNIA_VALID_MODALITIES, Modality, TaskType
+from mml_ray.tasks.attributes import Modality, TaskType
+from mml_ray.tasks.kinds import TaskKind
 
 #: entry of a sample: ``[[x, y], ...]`` in pixels, one for each name of the task's ``idx_to_class``, in the order of the indices
-LANDMARKS = Modality.register("landmarks")
-KORNIA_VALID_MODALITIES.add(LANDMARKS)  # has to move along with the image: backends that cannot do it refuse the task
-ALBUMENTATIONS_TARGETS[LANDMARKS] = "keypoints"  # and this is how albumentations moves it
-
 LANDMARK_DETECTION = TaskType.register(
-    "landmark_detection", requires=[[LANDMARKS, Modality.IMAGE]], target=LANDMARKS, route="kp"
+    TaskKind(
+        task_type="landmark_detection",
+        target="landmarks",
+        requires=(("landmarks", "image"),),
+        route="kp",
+        moves_as="keypoints",  # crops and rotations move the points, too; backends that cannot do it refuse the task
+        features="dense",  # an architecture without features of places is refused
+    )
 )
+LANDMARKS = Modality("landmarks")
 
 for _kind, _module in {
     "verifier": "reading",

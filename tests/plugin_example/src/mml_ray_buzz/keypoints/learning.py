@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mml_ray.models.architectures.base import NEEDS, Architecture, Features
+from mml_ray.models.architectures.base import Architecture, Features
 from mml_ray.models.heads import TaskSpec
 from mml_ray.models.metrics import MetricFunction, Rows
 from mml_ray.registry import registry
-
-
-NEEDS["kp"] = "dense"  # an architecture without features of places is refused
 
 
 class LandmarkHead(nn.Module):
