@@ -84,12 +84,12 @@ class ValueLoader(ModalityLoader):
 class ArrayLoader(ModalityLoader):
     """``float32`` of any shape, from a number or nested lists of numbers; all samples of a task must have one shape."""
 
-    def raw(self, entry: Any, root: str) -> Array:
+    def raw(self, entry: Any, root: str) -> NDArray[np.float32]:
         """Convert; NaN and infinity are refused."""
         try:
             values = np.asarray(entry, np.float32)
         except (TypeError, ValueError):
-            values = np.full(1, np.nan, np.float32)
+            values = np.array(np.nan, np.float32)
         if not np.isfinite(values).all():
             raise DataError(f"An array must hold finite numbers, in lists of equal length, got {entry!r}.")
         return values
