@@ -26,7 +26,7 @@ from mml_ray.store.run.store import find_runs, read_run
 
 log = logging.getLogger(__name__)
 
-#: what may be set anew when a run is continued: where it runs, not what it computes
+#: what may be changed when a run is continued: where it runs, not what it computes
 RUNTIME_KEYS = ("sys", "resources", "logging", "data_dir", "out_dir", "num_workers", "continue", "proj", "proj_path")
 
 
@@ -58,7 +58,9 @@ def launch(request: RunRequest) -> RunSummary:
 
 def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
     """The scheduler of a configuration, planned; see :func:`scheduler_class` for what is raised."""
-    return scheduler_class(cfg)(cfg=cfg)  # type: ignore[call-arg]  # a subclass knows its subroutines
+    scheduler = scheduler_class(cfg)(cfg=cfg)  # type: ignore[call-arg]  # a subclass knows its subroutines
+    _ = scheduler.plan  # built now: what is wrong with the tasks is found before anything else starts
+    return scheduler
 
 
 def subroutines(cfg: DictConfig) -> list[str]:
@@ -103,7 +105,7 @@ def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
     given, else of any but those that only look (``info``).
 
     Raises:
-        MMLMisconfigurationException: there is none; names those that are there.
+        MMLMisconfigurationException: there is no such run; names the existing ones.
     """
     project = project_dir(cfg)
     runs = find_runs(project)
@@ -111,15 +113,15 @@ def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
     if not runs:
         raise MMLMisconfigurationException(f"continue={wanted}: project '{cfg.proj}' has no run in {project / 'runs'}.")
     if wanted == "latest":
-        # a broken run that is the newest must be seen, not passed over
+        # if the newest run is broken the user must learn of it, so it is not passed over
         fitting = [
             run for run in runs if (run.mode == mode if mode is not None else run.mode != "info") or (run.broken and run.opened)
         ]
-        fitting = fitting or [run for run in runs if not run.mode]  # killed before it began, which is said further down
+        fitting = fitting or [run for run in runs if not run.mode]  # killed before it began, which is reported further down
         if mode is not None and not fitting:
-            there = ", ".join(sorted({run.mode for run in runs if run.mode}))
+            modes = ", ".join(sorted({run.mode for run in runs if run.mode}))
             raise MMLMisconfigurationException(
-                f"continue=latest: project '{cfg.proj}' has no run of mode {mode}, only of: {there}."
+                f"continue=latest: project '{cfg.proj}' has no run of mode {mode}, only of: {modes}."
             )
         return Path((fitting or runs)[0].path)
     folder = project / "runs" / wanted
@@ -130,7 +132,7 @@ def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
 
 
 def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
-    """The configuration the run was started with, and of the new call what concerns where it runs.
+    """The configuration that the run was started with, and from the new call what says where it runs.
 
     Raises:
         PlanMismatchError: an override that would change what is computed.
@@ -147,9 +149,9 @@ def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
                 stored[key] = OmegaConf.masked_copy(request.cfg, [key])[key]
         for key in ("continue", "out_dir", "proj"):
             stored[key] = request.cfg[key]
-        if stored.get("tagging", None):  # the names of the tasks have their tags by now
+        if stored.get("tagging", None):  # the names of the tasks have their tags already
             stored["tagging"] = {"all": False, "variants": []}
-        if not Path(str(stored["data_dir"])).is_dir():  # the data was moved: where it is by now
+        if not Path(str(stored["data_dir"])).is_dir():  # the data was moved
             stored["data_dir"] = request.cfg["data_dir"]
     return stored
 
@@ -163,7 +165,8 @@ def _stored_config(path: Path) -> DictConfig:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         problem = " ".join(str(error).split())
     raise MMLMisconfigurationException(
-        f"{path} is no configuration of a run: {problem}. It is written once, so something else changed it: restore it, or start a new run."
+        f"{path} is not the configuration of a run: {problem}. A run writes it once, so something else changed it. Restore it, or start a "
+        "new run."
     )
 
 
@@ -173,8 +176,10 @@ def _was_overridden(key: str, overrides: tuple[str, ...]) -> bool:
 
 
 def _refuse_changes(stored: DictConfig, request: RunRequest, choices: Mapping[str, str]) -> None:
-    """``choices``: the option of each group that the run was started with, as far as it is known. The same one may be named
-    again, whatever else was set in its place; another one if the settings that come from it are those of the run.
+    """Raise PlanMismatchError for an override that would change what the run computes.
+
+    ``choices``: the option of each group that the run was started with, as far as it is known. The same one may be named again, whatever
+    else was set in its place; another one if its settings are those of the run.
     """
     mode = str(stored.mode.id)
     if request.mode is not None and str(request.cfg.mode.id) != mode:
@@ -220,8 +225,7 @@ def _plain(value: Any) -> Any:
 
 
 def unfinished_run(scheduler: AbstractBaseScheduler) -> Path | None:
-    """The newest run of the project with the same plan and configuration that is not finished; ``None``: there is none."""
-    assert scheduler.plan is not None
+    """The newest unfinished run of the project with the same plan and configuration; ``None`` if there is none."""
     wanted = _what_counts(scheduler.cfg)
     for run in find_runs(scheduler.fm.proj_path):
         paths = RunPaths(Path(run.path))

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from abc import ABC, ABCMeta, abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,16 +51,7 @@ class Handle(int):
     """What :meth:`AbstractBaseScheduler.add` returns: the index of the entry, to be named in ``after``."""
 
 
-class _PlannedScheduler(ABCMeta):
-    """Builds the schedule when the constructor of the most derived class is through, whatever it sets after ``super()``."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        scheduler = super().__call__(*args, **kwargs)
-        scheduler._build_schedule()
-        return scheduler
-
-
-class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
+class AbstractBaseScheduler(ABC):
     """Base class of all schedulers.
 
     Args:
@@ -93,7 +84,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self.continue_status = bool(cfg.get("continue", False))
         self.checkpoint_callback: Any = None
         self.metrics_callback: Any = None
-        self.plan: Plan | None = None
+        self._plan: Plan | None = None
         self.summary: Any = None
         self._added: dict[int, tuple[tuple[int, ...] | None, str]] = {}
         self._book = structs.StructBook()
@@ -119,9 +110,18 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         self._added[index] = (None if after is None else tuple(int(handle) for handle in after), unit)
         return Handle(index)
 
-    def _build_schedule(self) -> None:
-        if self.plan is not None:
-            return
+    @property
+    def plan(self) -> Plan:
+        """The schedule as a plan, built when it is first asked for: by then the constructors of all subclasses have set what they need.
+
+        Raises:
+            UserError: a task is missing, or settings that do not fit it or one another.
+        """
+        if self._plan is None:
+            self._plan = self._build_plan()
+        return self._plan
+
+    def _build_plan(self) -> Plan:
         if self.requires_tasks:
             names = [str(name) for name in self.cfg.task_list]
             structs.check_tasks(names, self.fm, preprocessing=str(self.cfg.preprocessing.id))
@@ -133,7 +133,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
                 f"{type(self).__name__}.create_routine gave {len(self.commands)} commands but {len(self.params)} lists of parameters."
             )
         scheduler = f"{type(self).__module__}.{type(self).__qualname__}"
-        self.plan = build_plan([self._entry(index) for index in range(len(self.commands))], scheduler=scheduler)
+        return build_plan([self._entry(index) for index in range(len(self.commands))], scheduler=scheduler)
 
     def _entry(self, index: int) -> Entry:
         name = self.commands[index].__name__
@@ -163,7 +163,6 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
 
         ``choices`` (the option of each group) are kept with a new run, for a later call that continues it and names one of them.
         """
-        assert self.plan is not None
         mode, project, seed = str(self.cfg.mode.id), str(self.cfg.proj), self.cfg.get("seed", None)
         return Session(
             workload=self,
@@ -182,7 +181,6 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
 
     def set_active_naming(self, command_ix: int) -> None:
         """Set ``active_step_naming`` to that of the command with this index: its key, which is safe as a file name."""
-        assert self.plan is not None
         self.active_step_naming = self.plan.commands[command_ix].key
 
     # -- the frame ---------------------------------------------------------------------------------------------------------------
@@ -195,14 +193,14 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
             self.get_struct(name)
         self.after_preparation_hook()
 
-    def after_preparation_hook(self) -> None:
+    def after_preparation_hook(self) -> None:  # noqa: B027
         """Called at the end of the preparation, also when a run is continued. May set attributes: they travel to all commands."""
 
     def finish_exp(self) -> None:
         """Last command of every run that committed everything; override :meth:`before_finishing_hook` instead."""
         self.before_finishing_hook()
 
-    def before_finishing_hook(self) -> None:
+    def before_finishing_hook(self) -> None:  # noqa: B027
         """Called at the end, before intermediate results are removed; the place for plots and for ``self.return_value``."""
 
     def summary_tables(self) -> list[Table]:
@@ -224,7 +222,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
         return [entry["result"] for entry in self.fm.results(name)]
 
     def highlight_text(self, text: str) -> str:
-        """``text`` in bold for a terminal with colours, unless ``logging.highlight_task_names`` is off."""
+        """``text`` in bold for a terminal with colors, unless ``logging.highlight_task_names`` is off."""
         options = self.cfg.get("logging", {})
         wanted = options.get("highlight_task_names", False) and options.get("render", {}).get("color", True)
         able = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -253,7 +251,7 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
     ) -> LightningModule:
         """The model with one head for each task; with ``load_parameters`` its architecture and weights come from that file.
 
-        ``task_weights`` weighs the losses (normalised); ``None``: all equally.
+        ``task_weights`` weighs the losses (normalized); ``None``: all equally.
         """
         from mml_ray.schedulers import components
 
@@ -333,13 +331,13 @@ class AbstractBaseScheduler(ABC, metaclass=_PlannedScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.cfg = OmegaConf.create(state["cfg"])
-        self.commands, self.params, self.plan, self._added, self.summary = [], [], None, {}, None
+        self.commands, self.params, self._plan, self._added, self.summary = [], [], None, {}, None
         self._book, self._snapshot = structs.StructBook(), None
 
 
 # -- details -----------------------------------------------------------------------------------------------------------------------------
 #: built in the driver before the first command; as long as the plan, so no command copies it
-_SCHEDULE = ("plan", "commands", "params", "_added")
+_SCHEDULE = ("_plan", "commands", "params", "_added")
 _OWN = {"_snapshot", "_book", "checkpoint_callback", "metrics_callback", "active_step_naming", "fm", "cfg", "summary", *_SCHEDULE}
 _CONTAINERS = (list, dict, set)
 

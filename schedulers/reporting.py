@@ -1,4 +1,4 @@
-"""What a long command tells meanwhile: how far it is, and what the user should know of the data."""
+"""Progress and warnings of a long command."""
 
 from __future__ import annotations
 
@@ -16,28 +16,25 @@ _SECONDS = 0.5
 
 
 class Reporter:
-    """To be called with ``(done, total, what)``; raises :class:`CommandInterrupted` when the run is to stop.
-
-    The run hears of it at most twice a second.
-    """
+    """Reports how far a command is, at most twice a second. A call raises :class:`CommandInterrupted` when the run is to stop."""
 
     def __init__(self, manager: MMLFileManager, what: str = "") -> None:
         self._manager, self._what = manager, what
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def __call__(self, done: int, total: int, what: str = "") -> None:
-        """Report ``done`` of ``total`` (0: not known)."""
+        """Report ``done`` of ``total`` (0: unknown)."""
         now = time.monotonic()
-        if now - self._told < _SECONDS and done != total:
+        if now - self._reported_at < _SECONDS and done != total:
             return
-        self._told = now
+        self._reported_at = now
         if self._manager.report({"step": done, "steps": total, "text": what or self._what}):
-            raise CommandInterrupted("Stopped as asked.")
+            raise CommandInterrupted("The command stopped because the run was interrupted.")
 
 
 @contextlib.contextmanager
 def warnings_as_messages(logger: logging.Logger) -> Iterator[None]:
-    """Warnings meant for the user (``UserWarning``) are logged as they are, without the line of code they come from."""
+    """Log warnings meant for the user (``UserWarning``) as they are, without the line of code that they come from."""
     before = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ from mml_ray.tasks.struct import TaskStruct
 
 
 class StructBook:
-    """Hands out structs, one object for each name until the next :meth:`reset`, and remembers how each looked at first."""
+    """Hands out structs, one object for each name until the next :meth:`reset`, and finds out what was changed on them."""
 
     def __init__(self) -> None:
         self._structs: dict[str, TaskStruct] = {}
@@ -22,7 +22,7 @@ class StructBook:
         self._models: dict[str, set[str]] = {}
 
     def reset(self) -> None:
-        """The next :meth:`get` reads everything anew."""
+        """Forget all structs, so that :meth:`get` reads them again."""
         self._structs.clear()
         self._paths.clear()
         self._models.clear()
@@ -31,7 +31,7 @@ class StructBook:
         """The struct of a task with everything committed so far attached to it; tagged variants are created when missing.
 
         Raises:
-            TaskNotFoundError: neither the task nor the base of a tagged one is there.
+            TaskNotFoundError: neither the task nor, for a tagged one, its base exists.
         """
         if name in self._structs:
             return self._structs[name]
@@ -53,7 +53,7 @@ class StructBook:
         """What was changed since the structs were handed out: set paths and appended models by task; updates by model storage.
 
         Raises:
-            MMLMisconfigurationException: a model was attached that is not stored, or a value that is no path.
+            MMLMisconfigurationException: a model was attached that is not stored, or a value that is not a path.
         """
         structs: dict[str, Any] = {}
         updates: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class StructBook:
             removed = [key for key in self._paths[name] if key not in struct.paths]
             if removed:
                 raise MMLMisconfigurationException(
-                    f"Path key(s) {removed} were deleted from the struct of '{name}'; keys can only be set."
+                    f"Path keys were deleted from the struct of '{name}': {', '.join(removed)}. A command can only set them."
                 )
             appended = [
                 _stored_model(name, model, manager) for model in struct.models if str(model.path) not in self._models[name]
@@ -80,30 +80,30 @@ class StructBook:
 
 
 def check_tasks(names: list[str], manager: MMLFileManager, *, preprocessing: str) -> None:
-    """Refuse names of which neither the task nor the base is in the data root, and tags whose arguments do not fit their task.
+    """Check that every task, or the base of a tagged one, is in the data root, and that the arguments of its tags fit.
 
     Raises:
-        TaskNotFoundError: names the nearest tasks that are there.
+        TaskNotFoundError: a task does not exist; names the nearest ones.
         UnknownNameError: an unknown tag. MMLMisconfigurationException, DataError: a tag whose arguments do not fit.
     """
     from mml_ray.prepare.variants import derived
     from mml_ray.tasks.tags import check
 
-    there = manager.data.index()
+    known = manager.data.index()
     for name in names:
-        if name not in there and check(name).base not in there:
-            hint = "Create it first: mml-ray create tasks=... (mml-ray info lists what is there)."
-            raise TaskNotFoundError(unknown_name_message("task", name, there, hint))
+        if name not in known and check(name).base not in known:
+            hint = "Create it first: mml-ray create tasks=... (mml-ray info lists the existing tasks)."
+            raise TaskNotFoundError(unknown_name_message("task", name, known, hint))
     for name in names:
-        if name not in there:
+        if name not in known:
             derived(manager.data, name, preprocessing)
 
 
 def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
-    """Refuse stored images that are not what ``cfg.preprocessing`` says.
+    """Check that stored preprocessed images match ``cfg.preprocessing``.
 
     Raises:
-        MMLMisconfigurationException: other steps. DataError: of an older version of the task.
+        MMLMisconfigurationException: they were made with other steps. DataError: they were made from an older version of the task.
     """
     from mml_ray.prepare.preprocessed import check_preprocessed
 
@@ -124,7 +124,7 @@ def _fresh(name: str, manager: MMLFileManager, preprocessing: str) -> TaskStruct
 def _path(task: str, key: str, value: Any) -> Path:
     if not isinstance(value, str | Path):
         raise MMLMisconfigurationException(
-            f"struct.paths['{key}'] of '{task}' was set to {type(value).__name__}: store the object under a path from "
+            f"struct.paths['{key}'] of '{task}' must be a path, got {type(value).__name__}. Store the object under a path from "
             "fm.construct_saving_path(...) and attach that path."
         )
     return Path(value)
@@ -133,6 +133,6 @@ def _path(task: str, key: str, value: Any) -> Path:
 def _stored_model(task: str, model: ModelStorage, manager: MMLFileManager) -> str:
     if model.path is None or not Path(model.path).exists():
         raise MMLMisconfigurationException(
-            f"A model was attached to the struct of '{task}' before it was stored; call its store() first."
+            f"A model was attached to the struct of '{task}' before it was stored. Call its store() first."
         )
     return manager.stored(model.path)

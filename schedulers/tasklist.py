@@ -1,4 +1,4 @@
-"""The list of tasks a run works on: tagging, variants, duplicates, the pivot."""
+"""The list of tasks that a run works on: tagging, variants, duplicates, the pivot."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mml_ray.errors import MMLMisconfigurationException
 
 
 def expand(cfg: DictConfig) -> str | bool:
-    """Write the final names into ``cfg.task_list`` and return the name of the pivot task (``False``: there is none).
+    """Write the final names into ``cfg.task_list`` and return the name of the pivot task, or ``False`` if there is none.
 
-    In this order: ``tagging.all`` is appended to every task; ``tagging.variants`` puts the whole list once for each variant
+    In this order: ``tagging.all`` is appended to every task; ``tagging.variants`` repeats the whole list for each variant
     (``+identity``: unchanged); a name that occurs more than once becomes ``<name>+duplicate?<n>``; the pivot, with its own tags, replaces the
     first task of its plain name, or is appended.
 
@@ -31,7 +31,9 @@ def expand(cfg: DictConfig) -> str | bool:
     pivot = _pivot(cfg, names)
     for name in names:
         if " " in name:
-            raise MMLMisconfigurationException(f"Task name '{name}' holds a blank. Tags are written 'task+tag?argument'.")
+            raise MMLMisconfigurationException(
+                f"Task name '{name}' must not contain a blank. Tags are written 'task+tag?argument'."
+            )
     with open_dict(cfg):
         cfg.task_list = names
     return pivot
@@ -39,7 +41,7 @@ def expand(cfg: DictConfig) -> str | bool:
 
 def _checked(tag: str, where: str) -> str:
     if not tag.startswith("+"):
-        raise MMLMisconfigurationException(f"{where}='{tag}': a tag starts with '+', for example '+nested?0'.")
+        raise MMLMisconfigurationException(f"{where} must be a tag that starts with '+', such as '+nested?0', got '{tag}'.")
     return tag
 
 

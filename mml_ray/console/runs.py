@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Nothing is started or changed; ``verify`` returns 1 if something is wrong."""
+    """Print what was asked for and return the exit code, which is 1 if ``verify`` finds something wrong. Nothing is started or changed."""
     env.load()
     results = Path(given.results or os.environ.get("MML_RESULTS_PATH") or "mml_results").absolute()
     if given.action == "list":
@@ -51,7 +51,7 @@ def find(wanted: str, results: Path, project: str | None) -> Path:
     """The run folder that ``wanted`` names.
 
     Raises:
-        UnknownNameError: there is none; names those that are there.
+        UnknownNameError: there is no such run; names the existing ones.
     """
     if RunPaths(Path(wanted)).journal.exists():
         return Path(wanted).absolute()

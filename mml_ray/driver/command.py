@@ -86,18 +86,8 @@ class CommandSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the form in which ``plan.json`` holds it."""
-        return {
-            "key": self.key,
-            "position": self.position,
-            "name": self.name,
-            "params": list(self.params),
-            "needs": list(self.needs),
-            "barrier": self.barrier,
-            "resources": self.resources.to_json(),
-            "retries": self.retries,
-            "unit": self.unit,
-            "where": self.where,
-        }
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "params": list(self.params), "needs": list(self.needs), "resources": self.resources.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CommandSpec:

@@ -1,4 +1,4 @@
-"""What there is to say about runs, as plain data: made of their journals alone. Nothing is started or changed."""
+"""Overviews of runs as plain data, from their journals alone. Nothing is started or changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_ray.driver.command import CommandSpec
+from mml_ray.driver.command import FRAME, CommandSpec
 from mml_ray.driver.environment import started_at
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import JournalError
@@ -17,9 +17,7 @@ from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import roots_of, run_folders, salvage
 from mml_ray.store.run.state import Attempt, RunState
 
-#: the commands that frame every plan; they are not counted
-FRAME = ("prepare_exp", "finish_exp")
-#: seconds without a beat after which an owner on another machine is taken to be dead, here where nothing depends on it
+#: seconds without a heartbeat after which an owner on another machine counts as dead, here where nothing depends on it
 _SIGN_OF_LIFE = 2 * HEARTBEAT_INTERVAL + 1
 
 
@@ -27,7 +25,7 @@ def list_runs(results: Path, project: str | None) -> list[dict[str, Any]]:
     """The runs of one project or of all, the newest first: project, run, path, mode, state (``running``, ``finished``,
     ``failed``, ``interrupted``, ``broken``), committed and total commands, owner, broken (what is wrong), opened (seconds).
 
-    Costs reading every journal; and up to 7 s if a run is held on another machine, to see whether its owner lives.
+    It reads every journal, and takes up to 7 s longer if a run is held on another machine, to see whether its owner is alive.
     """
     projects = [results / project] if project else sorted(folder for folder in results.iterdir() if folder.is_dir())
     found = [(folder, *salvage(folder)) for path in projects for folder in run_folders(path)]
@@ -73,7 +71,7 @@ def _state(state: RunState, damage: str, owner: Mapping[str, Any] | None) -> str
 
 
 def living_owners(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """By run folder: the owner that holds it and lives. One on another machine must show a heartbeat within 7 s."""
+    """By run folder: the owner that holds it and is alive. One on another machine must show a heartbeat within 7 s."""
     here = current_owner()
     alive: dict[Path, dict[str, Any]] = {}
     elsewhere: dict[Path, dict[str, Any]] = {}
@@ -109,9 +107,11 @@ def _beating(owners: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]
 
 
 def show_run(folder: Path) -> dict[str, Any]:
-    """Everything the journal says about a run, as far as it can be read: :func:`summary`, and its commands with state (``committed``,
-    ``running``, ``queued``, ``waiting``, ``failed``, ``interrupted``), attempts, seconds, node, artifacts and result. Times as seconds since 1970,
-    durations in seconds (of one that runs: so far). What was handed to Ray runs once its log says so.
+    """Everything that the journal says about a run, as far as it can be read: :func:`summary`, and its commands with unit, state
+    (``committed``, ``running``, ``queued``, ``waiting``, ``failed``, ``interrupted``), attempts, seconds, node, artifacts and result.
+
+    Times are seconds since 1970; the duration of a command that runs is the one so far. A command that was handed to Ray counts as
+    running once its log says so.
     """
     state, damage = salvage(folder)
     entry = summary(folder, state, damage, living_owners([folder]).get(folder), None)
@@ -157,7 +157,7 @@ def _command_state(committed: bool, attempts: Sequence[Mapping[str, Any]], *, ru
 
 
 def _running_since(planned: Mapping[str, Any], attempt: Mapping[str, Any], paths: RunPaths) -> float | None:
-    """``None``: it waits in the queue of Ray, which nobody else knows. Where it runs is journaled at its start only without Ray."""
+    """When a running command started; ``None`` if it waits in the queue of Ray, where the journal does not say at its start where it runs."""
     if attempt["node"] or planned["name"] in FRAME:
         return float(attempt["started"])
     return started_at(paths.logs / f"{planned['key']}.log", attempt["number"])

@@ -14,7 +14,7 @@ from mml_ray.store.run.inspection import read_run, run_folders
 def history(project: Path, *, runs: int = 10, most_bytes: int = 16 * 2**20) -> dict[str, float]:
     """By command name: the median seconds of its commits in the newest runs of a project.
 
-    Broken runs are left out; no more than ``most_bytes`` of journals are read (a second or so).
+    Broken runs are left out; no more than ``most_bytes`` of journals are read, which takes about a second.
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     read = 0

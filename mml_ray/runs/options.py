@@ -18,14 +18,14 @@ Amount = Annotated[float, Field(ge=0)]
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-class ResourceRequest(Options):
+class ResourceOptions(Options):
     """One entry of the group ``resources``; ``None`` and ``auto`` leave a number to what the nodes have."""
 
     num_cpus: Literal["auto"] | Amount | None = None
     num_gpus: Literal["auto"] | Amount | None = None
     memory: int | Text | None = None
-    custom: dict[str, Amount] = {}
-    label_selector: dict[str, Text] = {}
+    custom: dict[str, Amount] | None = None
+    label_selector: dict[str, Text] | None = None
     retries: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("num_gpus")
@@ -85,7 +85,7 @@ class RunOptions(Options):
     """
 
     sys: SysOptions = SysOptions()
-    resources: dict[str, ResourceRequest] = {}
+    resources: dict[str, ResourceOptions] = {}
     seed: int | None = None
     allow_gpu: bool = True
     live: bool = True

@@ -1,4 +1,4 @@
-"""``--plan``: the graph of a run, where it stands, and what it will cost as far as history knows."""
+"""``--plan``: the graph of a run, where it stands, and how long it will take as far as earlier runs show."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from mml_ray.driver.graph import Plan
 from mml_ray.driver.resources import Node, Resources
 from mml_ray.errors import UnknownNameError
 from mml_ray.options import build
-from mml_ray.runs.options import ResourceRequest, RunOptions
+from mml_ray.runs.options import ResourceOptions, RunOptions
 
 log = logging.getLogger(__name__)
 #: no command gets more CPUs than this by ``auto``: beyond it a fold on a CPU gains little
@@ -33,7 +33,7 @@ def with_resources(
     check_names(plan, workload=workload, options=options)
 
     @functools.cache
-    def of_name(name: str, width: int) -> tuple[ResourceRequest, Resources]:
+    def of_name(name: str, width: int) -> tuple[ResourceOptions, Resources]:
         request = request_of(name, workload.command_defaults(name), options)
         return request, resolve(request, nodes, width=width, uses_gpu=may_use_gpu(name, workload, options))
 
@@ -60,14 +60,14 @@ def check_names(plan: Plan, *, workload: PlannedWorkload, options: RunOptions) -
         log.warning("resources.%s is not used: this mode has no such command (it has %s).", name, ", ".join(planned))
 
 
-def request_of(name: str, defaults: CommandDefaults | None, options: RunOptions) -> ResourceRequest:
+def request_of(name: str, defaults: CommandDefaults | None, options: RunOptions) -> ResourceOptions:
     """What a command asks for: by its own entry in ``resources``, else by its decorator, else by ``resources.default``."""
-    own, usual = (options.resources.get(entry, ResourceRequest()) for entry in (name, "default"))
+    own, usual = (options.resources.get(entry, ResourceOptions()) for entry in (name, "default"))
     decorated = {field: getattr(defaults, field, None) for field in ("num_cpus", "num_gpus", "memory")}
     given = usual.plain()
     for nearer in (decorated, own.plain()):
         given.update({field: value for field, value in nearer.items() if value is not None})
-    return build(ResourceRequest, f"resources.{name}", given)
+    return build(ResourceOptions, f"resources.{name}", given)
 
 
 def may_use_gpu(name: str, workload: PlannedWorkload, options: RunOptions) -> bool:
@@ -75,7 +75,7 @@ def may_use_gpu(name: str, workload: PlannedWorkload, options: RunOptions) -> bo
     return options.allow_gpu and name in workload.gpu_commands
 
 
-def resolve(request: ResourceRequest, nodes: Sequence[Node], *, width: int, uses_gpu: bool) -> Resources:
+def resolve(request: ResourceOptions, nodes: Sequence[Node], *, width: int, uses_gpu: bool) -> Resources:
     """A request in numbers.
 
     ``width`` is how many such commands could run side by side; ``auto`` CPUs share the largest node among them (1 to
@@ -90,8 +90,8 @@ def resolve(request: ResourceRequest, nodes: Sequence[Node], *, width: int, uses
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         memory=int(request.memory or 0),
-        custom=tuple(sorted(request.custom.items())),
-        label_selector=tuple(sorted(request.label_selector.items())),
+        custom=tuple(sorted((request.custom or {}).items())),
+        label_selector=tuple(sorted((request.label_selector or {}).items())),
     )
 
 

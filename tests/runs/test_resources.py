@@ -9,7 +9,7 @@ import pytest
 from mml_ray.driver.resources import Node, Resources
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.options import build
-from mml_ray.runs.options import ResourceRequest
+from mml_ray.runs.options import ResourceOptions
 from mml_ray.runs.resources import resolve
 
 LAPTOP = Node("laptop", num_cpus=8)
@@ -17,7 +17,7 @@ WORKSTATION = Node("workstation", num_cpus=16, num_gpus=2, memory=64 * 2**30)
 
 
 def _resolve(wanted: dict[str, Any], nodes: list[Node], *, width: int = 5, uses_gpu: bool = True) -> Resources:
-    return resolve(build(ResourceRequest, "resources.train_fold", wanted), nodes, width=width, uses_gpu=uses_gpu)
+    return resolve(build(ResourceOptions, "resources.train_fold", wanted), nodes, width=width, uses_gpu=uses_gpu)
 
 
 def test_auto_shares_the_cpus_of_the_largest_node_among_the_folds() -> None:
