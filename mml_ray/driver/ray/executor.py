@@ -1,4 +1,4 @@
-"""The executor on Ray: every attempt is one remote task; Ray's own retries are off, since they would run a command twice at once."""
+"""The executor on Ray: every attempt is one remote task. Ray's own retries are off, since they could run a command twice at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GATHER = 0.02
 
 
 class RayExecutor:
-    """Attempts as remote tasks. A worker's file manager is made like ``manager``."""
+    """Runs attempts as remote tasks. Workers build their file manager from the arguments of ``manager``."""
 
     def __init__(
         self,
@@ -46,30 +46,32 @@ class RayExecutor:
         requests: list[Resources],
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.node = ""  # each outcome says where it ran
+        self.node = ""  # each outcome names the node it ran on
         self._check = client.check = check
         self._slots = max((slots(nodes, request) for request in requests), default=1)
         self.share = _QUEUE + self._slots
         self.window = self.share * max(1, len(set(requests)))
         self._workload, self._manager, self._context, self._client = workload, manager, context, client
-        self._flying: dict[Any, tuple[CommandSpec, int, int]] = {}
+        self._in_flight: dict[Any, tuple[CommandSpec, int, int]] = {}
         self._stalled: set[str] = set()
-        self._forced = False
+        self._is_forced = False
 
     @functools.cached_property
     def _remote(self) -> Any:
-        """The remote function, made for the first command: what the preparation of the run set on the workload travels with it."""
+        """The remote function. Built at the first command, so that what the preparation of the run set on the workload travels along."""
         bundle = (self._manager.arguments(), self._context, self._client, ray.cloudpickle.dumps(self._workload))
         tag = f"{os.getpid()}-{id(self)}-{time.time_ns()}"
         # no num_gpus in the decorator: Ray would then start a new process for each GPU task
         return ray.remote(max_retries=0, retry_exceptions=False)(_attempts_of([ray.put(bundle)], tag))
 
     def submit(self, spec: CommandSpec, attempt: int) -> None:
-        """One remote task for the attempt."""
+        """Start one remote task for the attempt."""
         self._submit(spec, attempt, pool=0)
 
     def _submit(self, spec: CommandSpec, attempt: int, *, pool: int) -> None:
-        """``pool``: commands with GPUs have worker processes of their own, and further ones where those hold on to other GPUs."""
+        """Start it in the worker processes of ``pool``: commands with GPUs have processes of their own, and further ones where those are bound
+        to other GPUs.
+        """
         ask = spec.resources
         options: dict[str, Any] = {"num_cpus": ask.num_cpus, "num_gpus": ask.num_gpus, "name": spec.key}
         if ask.memory:
@@ -80,28 +82,28 @@ class RayExecutor:
             options["label_selector"] = dict(ask.label_selector)
         if ask.num_gpus or pool:
             options["runtime_env"] = {"env_vars": {_POOL: str(pool)}}
-        reference = self._remote.options(**options).remote(_lean(spec), attempt)
-        self._flying[reference] = (spec, attempt, pool)
+        reference = self._remote.options(**options).remote(_without_edges(spec), attempt)
+        self._in_flight[reference] = (spec, attempt, pool)
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Everything that ended, after at most ``timeout`` seconds; raises what ``check`` does."""
+        """Return all attempts that ended, after at most ``timeout`` seconds; raises what ``check`` raises."""
         self._check()
-        if not self._flying:
+        if not self._in_flight:
             time.sleep(timeout)
             return []
-        references = list(self._flying)
+        references = list(self._in_flight)
         ready, rest = ray.wait(references, num_returns=1, timeout=timeout)
         if ready and rest:
-            queued = len(rest) - self._slots  # while others are queued, a moment more makes one commit out of many
-            many, moment = (queued // 2, _GATHER) if queued > 1 else (len(rest), 0.0)
-            more, _ = ray.wait(rest, num_returns=many, timeout=moment)
+            queued = len(rest) - self._slots  # while others are queued, waiting a little longer groups many commits into one
+            count, seconds = (queued // 2, _GATHER) if queued > 1 else (len(rest), 0.0)
+            more, _ = ray.wait(rest, num_returns=count, timeout=seconds)
             ready += more
         outcomes = (self._outcome(reference) for reference in ready)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _outcome(self, reference: Any) -> Outcome | None:
-        """``None``: it has not begun, and was sent to another process."""
-        spec, attempt, pool = self._flying.pop(reference)
+        """The outcome of an attempt that ended; ``None`` if it was not started, and was submitted again for another process."""
+        spec, attempt, pool = self._in_flight.pop(reference)
         try:
             outcome: Outcome | None = ray.get(reference)
             if outcome is None:
@@ -110,15 +112,15 @@ class RayExecutor:
         except ray_errors.OutOfMemoryError as error:
             return self._lost(spec, attempt, "oom", oom_message(spec, error))
         except ray_errors.TaskCancelledError as error:
-            if spec.key in self._stalled:  # ended by cancelling it: its process is on another node
+            if spec.key in self._stalled:  # its process is on another node, so it was cancelled
                 self._stalled.discard(spec.key)
                 return self._lost(spec, attempt, "stalled", "it gave no sign of life and was ended")
             return self._lost(spec, attempt, "interrupted", f"cancelled: {error}".rstrip(": "))
-        except ray_errors.RayTaskError as error:  # raised around the command: a plugin that cannot be loaded, say
+        except ray_errors.RayTaskError as error:  # raised outside the command, as by a plugin that cannot be loaded
             described = {"type": type(error.cause).__name__, "message": str(error.cause), "traceback": str(error)}
             return Outcome(spec.key, attempt, "failed", error=described)
         except ray_errors.RayError as error:
-            status: Status = "stalled" if spec.key in self._stalled else "interrupted" if self._forced else "lost"
+            status: Status = "stalled" if spec.key in self._stalled else "interrupted" if self._is_forced else "lost"
             self._stalled.discard(spec.key)
             return self._lost(spec, attempt, status, first_line(error))
 
@@ -127,49 +129,50 @@ class RayExecutor:
         return Outcome(spec.key, attempt, status, error={"type": status, "message": message, "traceback": ""})
 
     def stop(self, *, force: bool) -> None:
-        """Polite: queued attempts are cancelled, running ones see the store's stop request. Forced: all processes end."""
-        self._forced = self._forced or force
+        """Cancel queued attempts; running ones see the store's stop request. With ``force``, end all of them at once."""
+        self._is_forced = self._is_forced or force
         progress = {} if force else self._client.progress()
-        for reference, (spec, *_) in list(self._flying.items()):
+        for reference, (spec, *_) in list(self._in_flight.items()):
             if force or spec.key not in progress:
                 ray.cancel(reference, force=force)
 
     def abort(self, key: str) -> str:
-        """Kill the worker of one command after its stacks were written to its log."""
-        said = self._client.progress().get(key, {})
-        pid = said.get("pid")
+        """Kill the worker of one command after it wrote its stacks to the command's log."""
+        progress = self._client.progress().get(key, {})
+        pid = progress.get("pid")
         self._stalled.add(key)
-        if pid and Path(f"/proc/{pid}").exists() and said.get("host") == os.uname().nodename:
+        if pid and Path(f"/proc/{pid}").exists() and progress.get("host") == os.uname().nodename:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGUSR1)  # faulthandler: all stacks into the command's log
+                os.kill(int(pid), signal.SIGUSR1)  # faulthandler writes all stacks to the command's log
                 time.sleep(0.5)
                 os.kill(int(pid), signal.SIGKILL)
             return f"The stacks of process {pid} are in its log."
-        for reference, (spec, *_) in list(self._flying.items()):
+        for reference, (spec, *_) in list(self._in_flight.items()):
             if spec.key == key:
                 ray.cancel(reference, force=True)
         return ""
 
     def close(self) -> None:
-        """End what still runs."""
+        """Cancel all attempts that still run."""
         try:
             self._check()
-        except MMLError:  # there is nobody to ask
-            self._flying.clear()
-        for reference in list(self._flying):
+        except MMLError:  # Ray has ended, and a call to it would hang
+            self._in_flight.clear()
+        for reference in list(self._in_flight):
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=True)
-        self._flying.clear()
+        self._in_flight.clear()
 
 
-def _lean(spec: CommandSpec) -> CommandSpec:
-    """Without its edges, which a worker has no use for: a barrier plan of n commands would carry n keys each."""
+def _without_edges(spec: CommandSpec) -> CommandSpec:
+    """A copy without ``needs``. Workers do not use them, and each of n commands behind a barrier would carry n keys."""
     return replace(spec, needs=()) if spec.needs else spec
 
 
 def _attempts_of(bundle: list[Any], tag: str) -> Callable[[CommandSpec, int], Outcome | None]:
-    """The remote function of one run. A worker reads it once, with the reference it holds; as an argument of each task the
-    reference alone would cost a tenth of a no-op command."""
+    """The remote function of one run. A worker loads it once, along with the reference it holds; passing the reference as an argument of
+    each task would cost a tenth of a no-op command.
+    """
 
     def attempt(spec: CommandSpec, number: int) -> Outcome | None:
         return attempt_here(bundle, tag, spec, number, unpickle=ray.cloudpickle.loads)

@@ -1,9 +1,9 @@
 """A small process beside the driver that ends what the driver's death leaves behind.
 
-Killed with -9, a driver cannot end its local Ray. Most of Ray's processes notice within seconds; its agents may not. The reaper looks at
-the driver's descendants once a second; when the driver is gone it waits a moment, kills those that are still there, and removes
-the session folder. What a command started a moment before nobody has seen; it is known by the variable :data:`MARK` in its environment.
-What the driver had started before Ray is not the reaper's; and when the driver lives and ends Ray itself, only what carries the mark is.
+A driver that is killed with -9 cannot end its local Ray. Most of Ray's processes notice within seconds; its agents may not. The reaper looks up
+the driver's descendants once a second. When the driver has ended, it waits a moment, kills those that are still running, and removes the
+session folder. Descendants that started after the last look are recognized by the variable :data:`MARK` in their environment. What the driver
+had started before Ray is left alone; so is, when the driver lives and ends Ray itself, everything without the mark.
 The reaper is run as a script and uses the standard library alone:
 
     python reaper.py <pid of the driver> <folder to remove> [<pid>:<start time> of those that are not its own ...]
@@ -29,17 +29,17 @@ Process = tuple[int, str]
 
 
 class Reaper:
-    """The driver's handle of the process."""
+    """The driver's handle of the reaper process."""
 
     def __init__(self, folder: Path) -> None:
-        others = [f"{pid}:{started}" for pid, started in descendants({os.getpid()}, table())]
+        others = [f"{pid}:{started}" for pid, started in descendants({os.getpid()}, process_table())]
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(folder), *others]
-        self._process = subprocess.Popen(  # a session of its own: Ctrl-C in the terminal is not for it
+        self._process = subprocess.Popen(  # in a session of its own, so that Ctrl-C in the terminal does not reach it
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
     def close(self) -> None:
-        """The driver ended Ray itself: end what is left of it now. Waits until nothing is."""
+        """Call when the driver has ended Ray: kill what is left of it, and wait for that."""
         self._process.send_signal(signal.SIGUSR1)
         try:
             self._process.wait(timeout=4 * GRACE)
@@ -48,8 +48,8 @@ class Reaper:
             self._process.wait()
 
 
-def table() -> dict[int, tuple[int, str]]:
-    """Parent and start time of every process; zombies are left out."""
+def process_table() -> dict[int, tuple[int, str]]:
+    """Parent and start time by process id; without zombies."""
     found: dict[int, tuple[int, str]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -64,7 +64,7 @@ def table() -> dict[int, tuple[int, str]]:
 
 
 def descendants(roots: set[int], processes: dict[int, tuple[int, str]]) -> set[Process]:
-    """All processes below ``roots``, without them."""
+    """All descendants of ``roots``, which are not included."""
     found: set[Process] = set()
     below = set(roots)
     while True:
@@ -76,17 +76,17 @@ def descendants(roots: set[int], processes: dict[int, tuple[int, str]]) -> set[P
 
 
 def alive(known: set[Process], processes: dict[int, tuple[int, str]]) -> set[Process]:
-    """Those of the known ones that are still the same process."""
+    """Those that still run; another process that was given the same number does not count."""
     return {(pid, started) for pid, started in known if processes.get(pid, (0, ""))[1] == started}
 
 
 def marked(folder: str) -> set[int]:
-    """Processes whose environment carries the mark of this session."""
+    """Ids of the processes whose environment holds the mark of this session."""
     return {int(name) for name in os.listdir("/proc") if name.isdigit() and is_marked(int(name), folder)}
 
 
 def is_marked(pid: int, folder: str) -> bool:
-    """Whether the environment of a process carries the mark; one that gave itself a title may have written over it."""
+    """Whether the environment of a process holds the mark. A process that set its own title may have overwritten it."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return f"{MARK}={folder}".encode() in file.read().split(b"\0")
@@ -95,32 +95,32 @@ def is_marked(pid: int, folder: str) -> bool:
 
 
 def watch(driver: int, folder: str, others: set[Process]) -> None:
-    """Until the driver is gone or sends SIGUSR1; then clean up."""
-    asked: list[int] = []
-    signal.signal(signal.SIGUSR1, lambda number, _: asked.append(number))
-    processes = table()
+    """Wait until the driver has ended or sends SIGUSR1, then clean up."""
+    requests: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: requests.append(number))
+    processes = process_table()
     identity = processes.get(driver, (0, ""))[1]
     known: set[Process] = set()
     own: set[Process] = set()
     others = others | {(os.getpid(), processes[os.getpid()][1])}
-    while not asked and processes.get(driver, (0, ""))[1] == identity:
+    while not requests and processes.get(driver, (0, ""))[1] == identity:
         known, own = alive(known, processes), alive(own, processes)
         new = descendants({driver, *(pid for pid, _ in known)}, processes) - others - known
         known |= new
         own |= {(pid, started) for pid, started in new if is_marked(pid, folder)}
         own |= descendants({pid for pid, _ in own}, processes)
         time.sleep(LOOK)
-        processes = table()
-    end(own if asked else known, folder)
+        processes = process_table()
+    end(own if requests else known, folder)
 
 
 def end(known: set[Process], folder: str) -> None:
-    """Give them a moment, then kill, also what they started meanwhile."""
+    """Give the processes a moment, then kill them and what they started meanwhile; remove the folder."""
     deadline = time.monotonic() + GRACE
-    while (left := alive(known, table())) and time.monotonic() < deadline:
+    while (left := alive(known, process_table())) and time.monotonic() < deadline:
         time.sleep(0.1)
     for _ in range(3):
-        processes = table()
+        processes = process_table()
         left = alive(known, processes)
         left |= {(pid, processes[pid][1]) for pid in marked(folder) if pid in processes}
         left |= descendants({pid for pid, _ in left}, processes)

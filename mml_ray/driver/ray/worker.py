@@ -1,4 +1,4 @@
-"""What a worker process of Ray does for the commands of a run: it is set up once for each run, then runs attempt after attempt."""
+"""A worker process of Ray: it is set up once for each run, then runs attempt after attempt."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _setups: dict[str, _Setup] = {}
 def attempt_here(
     bundle: list[Any], tag: str, spec: CommandSpec, attempt: int, *, unpickle: Callable[[bytes], Any]
 ) -> Outcome | None:
-    """Run one attempt of a command of the run ``tag``, which ``bundle`` refers to. ``None``: not in this process."""
+    """Run one attempt of a command of the run ``tag``, which ``bundle`` refers to; ``None`` if this process is bound to other GPUs."""
     failpoint("worker.start")
     if gpu.is_bound_elsewhere():
         return None
     if tag not in _setups:
         _set_up(bundle[0], tag, unpickle)
-    ready = _setups[tag]
+    setup = _setups[tag]
     try:
-        return run_attempt(ready.workload, spec, attempt, manager=ready.manager, context=ready.context, pulse=ready.pulse)
+        return run_attempt(setup.workload, spec, attempt, manager=setup.manager, context=setup.context, pulse=setup.pulse)
     finally:
         gpu.bind()
         if spec.resources.num_gpus:
-            gpu.give_back()
+            gpu.release_cached_memory()
 
 
 def _set_up(bundle: Any, tag: str, unpickle: Callable[[bytes], Any]) -> None:
@@ -60,10 +60,10 @@ def _set_up(bundle: Any, tag: str, unpickle: Callable[[bytes], Any]) -> None:
     _setups.clear()
     arguments, context, client, pickled = get_in_helper_thread(bundle)
     manager = MMLFileManager(**arguments, backend=client)
-    reporter = copy.copy(client)  # a client is used by one thread
-    here = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
+    reporter = copy.copy(client)  # a client must be used by one thread only
+    process = {"state": "running", "pid": os.getpid(), "host": os.uname().nodename}
     workload = unpickle(pickled)
     workload.attach(manager)
-    pulse = Pulse(lambda reference: reporter.report(dict(reference), here))
-    pulse.start()  # last: a set-up that fails must leave no thread behind
+    pulse = Pulse(lambda reference: reporter.report(dict(reference), process))
+    pulse.start()  # last, so that a setup that fails leaves no thread behind
     _setups[tag] = _Setup(workload, manager, context, pulse)

@@ -132,7 +132,11 @@ def test_a_command_that_was_cancelled_for_its_silence_has_stalled(stalled: bool,
 
     (spec,) = build_plan([Entry("look", [1])], scheduler="s").commands
     executor = object.__new__(on_ray.RayExecutor)
-    executor._flying, executor._stalled, executor._forced = {"reference": (spec, 1, 0)}, {spec.key} if stalled else set(), False
+    executor._in_flight, executor._stalled, executor._is_forced = (
+        {"reference": (spec, 1, 0)},
+        {spec.key} if stalled else set(),
+        False,
+    )
 
     def cancelled(_: Any) -> None:
         raise ray.exceptions.TaskCancelledError
