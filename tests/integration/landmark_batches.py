@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from mml_ray import plugins
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.options import DataTask, LoadingOptions
 from mml_ray.errors import UserError
+from mml_ray.models import build_model
 from mml_ray.prepare.task import TaskCreator
 from mml_ray.store.data_root import DataRoot
+from mml_ray.tasks.attributes import TaskType
 
 RESIZE = [{"name": "Resize", "height": 32, "width": 48}]
 MOVES = {
@@ -50,11 +53,7 @@ class Data:
 
     def refusal(self, **options: Any) -> str:
         """The message of options that are refused."""
-        try:
-            self.batches(**options)
-        except UserError as error:
-            return str(error)
-        return ""
+        return refusal(lambda: self.batches(**options))
 
 
 def seen(batches: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,6 +74,44 @@ def seen(batches: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def turn(folder: Path) -> dict[str, Any]:
+    """What becomes of a task of the kind ``direction``: its batch, and a step of a model."""
+    creator = TaskCreator(folder, "turn", task_type=TaskType("direction"))
+    samples = [{"sample_id": str(n), "image": f"{n:03d}.png", "direction": 36.0 * n} for n in range(10)]
+    creator.find_data(train_iterator=samples)
+    creator.split_folds(n_folds=2)
+    module = MultiTaskDataModule(
+        [DataTask("turn", creator.task, folder)], options=LoadingOptions.of(sampling={"batch_size": 5}, num_workers=0)
+    )
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    module.close()
+    spec = {"task_type": "direction", "target": "direction", "num_classes": 0}
+    arch = {"backend": "monai", "name": "resnet10"}
+    model = build_model({"model": "multi_task", "tasks": {"turn": spec}, "arch": arch, "losses": {"reg": ["mse"]}})
+    output = model(batch)
+    return {
+        "targets": batch["turn"]["targets"][:3].tolist(),
+        "norm": float(output["scores"].norm(dim=1).mean()),
+        "loss": float(model.total_loss(output)),
+        "stored": creator.task.train_samples["5"]["direction"],
+        "refused": refusal(
+            lambda: TaskCreator(folder, "odd", task_type=TaskType("direction")).find_data(
+                train_iterator=[{**samples[0], "direction": "north"}]
+            )
+        ),
+    }
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """The message of the user error that ``action`` raises."""
+    try:
+        action()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def main() -> None:
     """Look at everything."""
     plugins.load()
@@ -87,12 +124,8 @@ def main() -> None:
     moved = {name: {"cpu": {"backend": "albumentations", "pipeline": steps}} for name, steps in MOVES.items()}
     twice = [data.batches(augmentations=moved["affine"], seed=5) for _ in range(2)]
     creator = TaskCreator(data.folder, "wrong", task_type=data.description.task_type)
-    try:
-        samples = [{"sample_id": "one", "image": "000.png", "landmarks": [[1, 2]]}]
-        creator.find_data(train_iterator=samples, idx_to_class=data.description.idx_to_class)
-        wrong = ""
-    except UserError as error:
-        wrong = str(error)
+    samples = [{"sample_id": "one", "image": "000.png", "landmarks": [[1, 2]]}]
+    wrong = refusal(lambda: creator.find_data(train_iterator=samples, idx_to_class=data.description.idx_to_class))
     print(
         json.dumps(
             {
@@ -106,6 +139,7 @@ def main() -> None:
                 ),
                 "gpu": data.refusal(augmentations={"gpu": {"backend": "kornia", "pipeline": [{"name": "RandomHorizontalFlip"}]}}),
                 "wrong": wrong,
+                "direction": turn(data.folder),
             }
         )
     )

@@ -98,6 +98,14 @@ def test_a_sample_with_wrong_landmarks_is_named(batches: dict[str, Any]) -> None
     assert batches["wrong"].startswith("Sample 'one' of task 'wrong': Landmarks have to be 3 pairs of finite numbers")
 
 
+def test_one_object_a_head_and_a_verifier_are_a_task_kind(batches: dict[str, Any]) -> None:
+    found = batches["direction"]
+    assert found["stored"] == pytest.approx([-1, 0], abs=1e-9), "180 degrees"
+    assert [cosine**2 + sine**2 for cosine, sine in found["targets"]] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert found["norm"] == pytest.approx(1, abs=1e-5) and found["loss"] > 0
+    assert "A direction must be a finite number of degrees, got 'north'." in found["refused"]
+
+
 def test_a_training_on_ray_finds_the_dots(place: PluginPlace) -> None:
     """Head, loss and metrics of the plugin; in a worker, which loads it by itself."""
     code, output = place.call("train", *TASK, "mode.subroutines=[train,predict,test]", "sys.executor=ray", "proj=ray")
