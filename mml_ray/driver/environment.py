@@ -156,31 +156,19 @@ class _Tee(io.TextIOBase):
         return self.terminal.fileno()
 
 
-class _Records(logging.Handler):
-    """Writes log records to the command's log."""
-
-    def __init__(self, command_log: CommandLog) -> None:
-        super().__init__()
-        self._log = command_log
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.write(self.format(record) + "\n")
-
-
 @contextlib.contextmanager
 def logged(path: Path, attempt: int) -> Iterator[CommandLog]:
     """Copy stdout, stderr and log records to ``path`` within the block."""
     command_log = CommandLog(path, attempt)
-    handler = _Records(command_log)
+    handler = logging.StreamHandler(command_log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Tee(command_log, before[0]), _Tee(command_log, before[1])
+    out, err = _Tee(command_log, sys.stdout), _Tee(command_log, sys.stderr)
     try:
-        yield command_log
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield command_log
     finally:
-        sys.stdout, sys.stderr = before
         root.removeHandler(handler)
         command_log.close()
 

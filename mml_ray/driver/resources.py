@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from mml_ray.errors import InfeasibleResourcesError
+
+T = TypeVar("T")
+#: a mapping that can be hashed
+Pairs = tuple[tuple[str, T], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,40 +22,24 @@ class Resources:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     memory: int = 0
-    custom: tuple[tuple[str, float], ...] = ()
-    label_selector: tuple[tuple[str, str], ...] = ()
+    custom: Pairs[float] = ()
+    label_selector: Pairs[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "num_cpus": self.num_cpus,
-            "num_gpus": self.num_gpus,
-            "memory": self.memory,
-            "custom": dict(self.custom),
-            "label_selector": dict(self.label_selector),
-        }
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "custom": dict(self.custom), "label_selector": dict(self.label_selector)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Resources:
         """The inverse of :meth:`to_json`."""
-        return cls(
-            num_cpus=float(content["num_cpus"]),
-            num_gpus=float(content["num_gpus"]),
-            memory=int(content["memory"]),
-            custom=tuple(sorted((str(k), float(v)) for k, v in content["custom"].items())),
-            label_selector=tuple(sorted((str(k), str(v)) for k, v in content["label_selector"].items())),
-        )
+        pairs = {name: tuple(sorted(content[name].items())) for name in ("custom", "label_selector")}
+        return cls(**{**{item.name: content[item.name] for item in fields(cls)}, **pairs})
 
     def describe(self) -> str:
         """For people: ``2 CPU, 0.5 GPU, 4.0 GiB``."""
-        parts = [f"{self.num_cpus:g} CPU"]
-        if self.num_gpus:
-            parts.append(f"{self.num_gpus:g} GPU")
-        if self.memory:
-            parts.append(f"{self.memory / 2**30:.1f} GiB")
-        parts += [f"{amount:g} {name}" for name, amount in self.custom]
-        parts += [f"{name}={value}" for name, value in self.label_selector]
-        return ", ".join(parts)
+        gpus = [f"{self.num_gpus:g} GPU"] if self.num_gpus else []
+        return ", ".join([f"{self.num_cpus:g} CPU", *gpus, *_others(self.memory, self.custom, self.label_selector)])
 
     @property
     def threads(self) -> int:
@@ -67,8 +55,8 @@ class Node:
     num_cpus: float
     num_gpus: float = 0.0
     memory: int = 0
-    custom: tuple[tuple[str, float], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    custom: Pairs[float] = ()
+    labels: Pairs[str] = ()
 
     def holds(self, request: Resources) -> bool:
         """Whether the node, were it idle, could run a command with this request."""
@@ -97,10 +85,13 @@ class Node:
 
     def describe(self) -> str:
         """For people."""
-        text = f"{self.name}: {self.num_cpus:g} CPU, {self.num_gpus:g} GPU"
-        text += f", {self.memory / 2**30:.1f} GiB" if self.memory else ""
-        text += "".join(f", {amount:g} {name}" for name, amount in self.custom)
-        return text + "".join(f", {name}={value}" for name, value in self.labels)
+        parts = [f"{self.num_cpus:g} CPU", f"{self.num_gpus:g} GPU", *_others(self.memory, self.custom, self.labels)]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+def _others(memory: int, custom: Pairs[float], labels: Pairs[str]) -> list[str]:
+    amounts = [f"{amount:g} {name}" for name, amount in custom]
+    return [*([f"{memory / 2**30:.1f} GiB"] if memory else []), *amounts, *(f"{name}={value}" for name, value in labels)]
 
 
 def local_node() -> Node:
