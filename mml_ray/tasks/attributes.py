@@ -26,7 +26,7 @@ EMPTY_MASK_TOKEN = "EMPTY_MASK_TOKEN"
 
 
 class Modality(OpenEnum):
-    """What a sample can hold. Entry types: paths relative to the dataset folder (str) for image, mask and the reserved ones;
+    """What a sample can contain. Entry types: paths relative to the dataset folder (str) for image, mask and the reserved ones;
     raw class index (int); list of raw class indices; list of floats in [0, 1], one for each raw class index in ascending order;
     float."""
 
@@ -36,7 +36,7 @@ class Modality(OpenEnum):
     CLASSES = member("classes")
     SOFT_CLASSES = member("soft_classes")
     VALUE = member("value")
-    # reserved: a plugin brings loader, verifier and task type
+    # reserved: a plugin provides loader, verifier and task kind
     BBOX = member("bbox")
     KEYPOINTS = member("keypoints")
     VIDEO_CLIP = member("video_clip")
@@ -66,7 +66,7 @@ class LearningPhase(OpenEnum):
 
 
 class TaskType(OpenEnum):
-    """What is to be learned."""
+    """What is predicted; the facts about each are in :mod:`mml_ray.tasks.kinds`."""
 
     CLASSIFICATION = member("classification")
     REGRESSION = member("regression")
@@ -152,7 +152,7 @@ class _Routes(MutableMapping[TaskType, str]):
 CONFIGS_ROUTES = _Routes()
 #: modalities that geometric augmentations have to transform together with the image; plugins add theirs
 KORNIA_VALID_MODALITIES: set[Modality] = {Modality.IMAGE, Modality.MASK, Modality.BBOX, Modality.KEYPOINTS}
-#: those of them that albumentations can transform, and what it takes them for; plugins add theirs
+#: those of them that albumentations can transform, and as what; plugins add theirs
 ALBUMENTATIONS_TARGETS: dict[str, str] = {Modality.IMAGE: "image", Modality.MASK: "mask", Modality.KEYPOINTS: "keypoints"}
 #: modalities whose entry is a file path relative to the dataset folder; plugins add theirs
 PATH_MODALITIES: set[Modality] = {Modality.IMAGE, Modality.MASK, Modality.VIDEO_CLIP, Modality.THREE_D_IMAGE}
@@ -160,7 +160,7 @@ PATH_MODALITIES: set[Modality] = {Modality.IMAGE, Modality.MASK, Modality.VIDEO_
 
 @dataclass(frozen=True)
 class RGBInfo:
-    """One number for each colour channel, of images scaled to [0, 1]."""
+    """One number for each color channel, of images scaled to [0, 1]."""
 
     r: float = 0.0
     g: float = 0.0

@@ -1,6 +1,6 @@
-"""From raw class indices to classes: the mapping, the counts, and the strata that splits keep in balance.
+"""From raw class indices to classes: the mapping, the counts, and the strata that splits balance.
 
-A description maps raw indices (as they stand in files) to names. Several indices may share a name and there may be gaps, so the
+A description maps raw indices (as they are in files) to names. Several indices may share a name and there may be gaps, so the
 class a model sees is the *final* index: distinct names, ordered by their smallest raw index.
 """
 

@@ -37,7 +37,7 @@ class TaskDescription(TaskMeta):
     train_folds: list[list[str]] = field(default_factory=list)
     train_samples: dict[str, Sample] = field(default_factory=dict)
     test_samples: dict[str, Sample] = field(default_factory=dict)
-    #: sample id -> raw values in its mask, where somebody has read the masks; not part of the file
+    #: sample id -> raw values in its mask, once the masks were read; not part of the file
     mask_classes: Mapping[str, Sequence[int]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -97,8 +97,8 @@ class TaskDescription(TaskMeta):
         if chosen == DataSplit.FULL_TRAIN:
             return [sample_id for ids in self.train_folds for sample_id in ids]
         if isinstance(fold, bool) or not isinstance(fold, int) or not 0 <= fold < self.n_folds:
-            allowed = f"0 to {self.n_folds - 1}" if self.n_folds else "none, it has no training data"
-            raise MMLMisconfigurationException(f"Task '{self.name}' has no fold {fold!r}; it has: {allowed}.")
+            allowed = f"0 to {self.n_folds - 1}" if self.n_folds else "none, since it has no training data"
+            raise MMLMisconfigurationException(f"Task '{self.name}' has no fold {fold!r}. Its folds are: {allowed}.")
         if chosen == DataSplit.VAL:
             return list(self.train_folds[fold])
         return [sample_id for number, ids in enumerate(self.train_folds) if number != fold for sample_id in ids]
@@ -110,7 +110,7 @@ class TaskDescription(TaskMeta):
         try:
             return {sample_id: pool[sample_id] for sample_id in self.sample_ids(chosen, fold)}
         except KeyError as error:
-            raise DataError(f"A fold of task '{self.name}' names the sample {error}, which it does not describe.") from error
+            raise DataError(f"A fold of task '{self.name}' names the sample {error}, which the description lacks.") from error
 
     def groups(self, ids: Iterable[str]) -> list[str | None] | None:
         """The group of each training sample, or ``None`` if no sample has one."""

@@ -118,9 +118,9 @@ def parse_header(raw: Mapping[str, Any], source: Path | str) -> dict[str, Any]:
         try:
             fields[key] = parsers.get(key, str)(raw[key])
         except UnknownNameError as error:
-            raise DataError(f"{source}: {error} A plugin that adds it may be missing.") from error
+            raise DataError(f"{source}: {error} The plugin that adds it may not be installed.") from error
         except (TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{source}: the field '{key}' cannot be read ({error}).") from error
+            raise DataError(f"{source}: the field '{key}' is invalid ({error}).") from error
     return fields
 
 

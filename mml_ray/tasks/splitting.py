@@ -30,7 +30,7 @@ def permutation(length: int, *key: Any) -> list[int]:
 
 def fold_lengths(length: int, n_folds: int, fold_0_fraction: float | None = None) -> list[int]:
     """How many of ``length`` items each fold gets: ``round(fraction * length)`` the first, the others equal shares of the rest, where
-    the earlier ones take the surplus. Without a fraction all folds share alike."""
+    the earlier ones get the surplus. Without a fraction all folds get equal shares."""
     if fold_0_fraction is None:
         return [length // n_folds + (fold < length % n_folds) for fold in range(n_folds)]
     first = round(fold_0_fraction * length)
@@ -40,9 +40,9 @@ def fold_lengths(length: int, n_folds: int, fold_0_fraction: float | None = None
 def check_folds(n_folds: int, fold_0_fraction: float | None = None) -> None:
     """Raise if no split can have this shape."""
     if isinstance(n_folds, bool) or not isinstance(n_folds, int) or n_folds < 2:
-        raise MMLMisconfigurationException(f"The number of folds must be an integer of at least 2, got {n_folds!r}.")
+        raise MMLMisconfigurationException(f"The number of folds must be an integer greater than 1, got {n_folds!r}.")
     if fold_0_fraction is not None and not 0 < fold_0_fraction < 1:
-        raise MMLMisconfigurationException(f"fold_0_fraction must lie between 0 and 1 (both excluded), got {fold_0_fraction}.")
+        raise MMLMisconfigurationException(f"fold_0_fraction must be greater than 0 and less than 1, got {fold_0_fraction}.")
 
 
 def split_pools(
@@ -59,7 +59,7 @@ def split_pools(
         if 0 in lengths:
             raise DataError(
                 f"{name} has {len(pool)} sample(s), too few to have one in each of {n_folds} folds. "
-                "Use fewer folds, merge or leave out the class, or switch off balancing (ensure_balancing=false)."
+                "Use fewer folds, merge or drop the class, or turn off balancing (ensure_balancing=false)."
             )
         order = permutation(len(pool), seed)
         start = 0

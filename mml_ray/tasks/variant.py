@@ -113,7 +113,7 @@ def complete(variant: Variant, base: TaskDescription, *, source: Path | str) -> 
 
 
 def content_digest(description: TaskDescription) -> str:
-    """Identifies sample ids, folds and labels, but neither files nor statistics: equal for all preprocessings of a task."""
+    """A digest of sample ids, folds and labels, but neither of files nor of statistics: equal for all preprocessings of a task."""
     digest = hashlib.blake2b(digest_size=16)
     for pool in (description.train_samples, description.test_samples, description.unlabeled_samples):
         digest.update(orjson.dumps(list(pool)))
@@ -133,5 +133,5 @@ def _differences(ascending: Sequence[int]) -> list[int]:
     """First number, then steps; the inverse of :func:`itertools.accumulate`."""
     steps = [after - before for before, after in zip([0, *ascending], ascending, strict=False)]
     if any(step < 1 for step in steps[1:]):
-        raise DataError("The sample numbers of a variant must ascend.")
+        raise DataError("The sample numbers of a variant must be in ascending order.")
     return steps

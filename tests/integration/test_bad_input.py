@@ -180,7 +180,7 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train task_list=[digts] pivot.name=digts", r"Unknown task 'digts'.*digits"),
         ("train tasks=digits tagging.all=+nested pivot.tags=+nested?0", r"'nested' .*takes \(fold, new_folds=''\)"),
         ("train tasks=digits task_list=[digits,digits+nested?77]", r"'digits' cannot be nested on fold 77"),
-        ("train tasks=digits tagging.variants=[+subset?3]", r"tag .subset.3.*share must lie between 0 and 1"),
+        ("train tasks=digits tagging.variants=[+subset?3]", r"tag .subset.3.*share must be between 0 and 1"),
         ("train task_list=[digits]", r"No task to train.*pivot\.name"),
         ("train tasks=digits mode.subroutines=[]", r"mode\.subroutines is empty.*predict"),
         ("train tasks=digits mode.subroutines=[trian]", r"'trian'.*train"),

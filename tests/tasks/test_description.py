@@ -101,9 +101,9 @@ def test_every_truncation_of_a_description_is_an_error_or_a_header(tmp_path: Pat
     ("key", "value", "message"),
     [
         ("task_type", "clasification", "Did you mean: classification"),
-        ("sizes", ["a", 1, 1, 1], "'sizes' cannot be read"),
+        ("sizes", ["a", 1, 1, 1], "'sizes' is invalid"),
         ("train_folds", {}, "'train_folds' is a dict"),
-        ("idx_to_class", {"x": "a"}, "'idx_to_class' cannot be read"),
+        ("idx_to_class", {"x": "a"}, "'idx_to_class' is invalid"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path: Path, key: str, value: object, message: str) -> None:
@@ -129,7 +129,7 @@ def test_splits_are_what_they_say() -> None:
 @pytest.mark.parametrize("split", [DataSplit.TRAIN, DataSplit.VAL])
 @pytest.mark.parametrize("fold", [-1, 5, 99, True, 1.0, None])
 def test_d_dl_1_a_fold_out_of_bounds_is_refused(split: DataSplit, fold: int) -> None:
-    with pytest.raises(MMLMisconfigurationException, match="it has: 0 to 4"):
+    with pytest.raises(MMLMisconfigurationException, match="folds are: 0 to 4"):
         builders.classification().sample_ids(split, fold)
 
 

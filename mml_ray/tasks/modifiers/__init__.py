@@ -1,1 +1,1 @@
-"""What each tag does to a description: pure functions ``(TaskDescription, *arguments) -> Variant``."""
+"""The tags: pure functions ``(TaskDescription, *arguments) -> Variant``."""

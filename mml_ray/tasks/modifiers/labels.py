@@ -15,7 +15,7 @@ from mml_ray.tasks.variant import Variant
 
 
 def confuse(description: TaskDescription, share: str) -> Variant:
-    """A random ``share`` of the training samples gets a random class (which may be its own); classification only."""
+    """Give a random ``share`` of the training samples a random class (possibly the one they have); classification only."""
     part = fraction(share, "share")
     found = Numbered(description)
     found.require_exclusive_classes("confuse")
@@ -26,20 +26,15 @@ def confuse(description: TaskDescription, share: str) -> Variant:
     new = {number: classes[drawn[position] % len(classes)] for position, number in enumerate(hit)}
     raws = [new.get(number, found.samples[number][target]) for number in range(found.n_train)]
     counted = Counter(description.idx_to_class[raw] for raw in raws)
-    return Variant(
-        train_folds=found.folds(),
-        test=found.test(),
-        unlabelled=found.unlabelled(),
-        class_occ={name: counted[name] for name in class_names(description.idx_to_class)},
-        entries={target: new},
-    )
+    occurrences = {name: counted[name] for name in class_names(description.idx_to_class)}
+    return found.variant(class_occ=occurrences, entries={target: new})
 
 
 def subclass(description: TaskDescription, *classes: str) -> Variant:
     """Keep only these classes, given by final index; at least two, and the background of a segmentation stays anyway.
 
     Classification drops the samples of other classes. Multi-label samples lose the other labels. In masks, pixels of other classes
-    become background. Soft labels and values cannot be reduced.
+    become background. Soft labels and values are not supported.
     """
     names = class_names(description.idx_to_class)
     chosen = [whole_number(text, "class") for text in classes]
@@ -54,9 +49,11 @@ def subclass(description: TaskDescription, *classes: str) -> Variant:
         kept.add(names[0])
     if len(kept) < 2 or not all(0 <= index < len(names) for index in chosen):
         listed = ", ".join(f"{index}={name}" for index, name in enumerate(names))
-        raise MMLMisconfigurationException(f"subclass needs at least two classes of '{description.name}' by index: {listed}.")
+        raise MMLMisconfigurationException(
+            f"subclass must keep at least two classes of task '{description.name}', given by index ({listed}); got {', '.join(classes) or 'none'}."
+        )
     mapping = {raw: name for raw, name in description.idx_to_class.items() if name in kept}
-    return replace(reduce(found, mapping), unlabelled=found.unlabelled(), idx_to_class=mapping)
+    return replace(reduce(found, mapping), idx_to_class=mapping)
 
 
 def _drop_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
@@ -65,7 +62,7 @@ def _drop_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
     folds = [[number for number in fold if found.samples[number][target] in mapping] for fold in found.folds()]
     if not all(folds):
         raise DataError(f"subclass leaves a fold of task '{found.description.name}' without any sample.")
-    return Variant(
+    return found.variant(
         train_folds=folds,
         test=[number for number in found.test() if found.samples[number][target] in mapping],
         class_occ=found.count([number for fold in folds for number in fold], mapping),
@@ -74,13 +71,10 @@ def _drop_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
 
 def _remove_labels(found: Numbered, mapping: dict[int, str]) -> Variant:
     """Samples lose the labels of other classes."""
-    target, folds, test = str(found.kind.target), found.folds(), found.test()
-    numbers = [number for fold in folds for number in fold]
-    labels = {number: [raw for raw in found.samples[number][target] if raw in mapping] for number in [*numbers, *test]}
+    target, numbers = str(found.kind.target), found.training()
+    labels = {number: [raw for raw in found.samples[number][target] if raw in mapping] for number in [*numbers, *found.test()]}
     counted = Counter(name for number in numbers for name in {mapping[raw] for raw in labels[number]})
-    return Variant(
-        train_folds=folds,
-        test=test,
+    return found.variant(
         class_occ={name: counted[name] for name in class_names(mapping)},
         entries={target: {number: kept for number, kept in labels.items() if kept != found.samples[number][target]}},
     )
@@ -88,10 +82,7 @@ def _remove_labels(found: Numbered, mapping: dict[int, str]) -> Variant:
 
 def _keep_samples(found: Numbered, mapping: dict[int, str]) -> Variant:
     """Files stay as they are: the loader takes raw values that have no class for background."""
-    folds = found.folds()
-    return Variant(
-        train_folds=folds, test=found.test(), class_occ=found.count([number for fold in folds for number in fold], mapping)
-    )
+    return found.variant(class_occ=found.count(found.training(), mapping))
 
 
 #: target -> how a task is reduced to some of its classes; soft labels and values cannot be

@@ -1,4 +1,4 @@
-"""What the tag functions share: reading arguments, numbering the base's samples, counting, splitting."""
+"""Shared by the tag functions: parsing arguments, numbering the base's samples, counting, splitting."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from mml_ray.tasks.classes import count_classes, strata
 from mml_ray.tasks.description import TaskDescription
 from mml_ray.tasks.kinds import TaskKind, check_fact
 from mml_ray.tasks.splitting import split_pools, split_stratified
+from mml_ray.tasks.variant import Variant
 
 SEED = 42
 
 
 def whole_number(text: str, name: str) -> int:
-    """The integer a tag argument stands for."""
+    """Parse an integer argument of a tag."""
     if not re.fullmatch(r"[+-]?[0-9]+", text):  # int() would read 1_5 as 15
         raise MMLMisconfigurationException(f"The argument {name} must be an integer, got {text!r}.")
     return int(text)
 
 
 def fraction(text: str, name: str) -> float:
-    """The number in [0, 1] a tag argument stands for; ``0_25`` is 0.25."""
+    """Parse an argument of a tag that is a number in [0, 1]; ``0_25`` is 0.25."""
     value = float(text.replace("_", ".")) if re.fullmatch(r"[0-9]+(_[0-9]+)?", text) else -1.0
     if not 0 <= value <= 1:
-        raise MMLMisconfigurationException(f"The argument {name} must lie between 0 and 1 (as 0_25), got {text!r}.")
+        raise MMLMisconfigurationException(f"The argument {name} must be between 0 and 1, such as 0_25, got {text!r}.")
     return value
 
 
@@ -62,6 +63,10 @@ class Numbered:
         """All folds."""
         return [self.fold(fold) for fold in range(self.description.n_folds)]
 
+    def training(self) -> list[int]:
+        """The numbers of the samples of all folds."""
+        return [number for fold in self.folds() for number in fold]
+
     def test(self) -> list[int]:
         """The numbers of the test samples."""
         return list(range(self.n_train, self.n_train + len(self.description.test_samples)))
@@ -74,6 +79,11 @@ class Numbered:
     def chosen(self, numbers: Iterable[int]) -> dict[str, Any]:
         """The samples of these numbers by id."""
         return {self.ids[number]: self.samples[number] for number in numbers}
+
+    def variant(self, **changes: Any) -> Variant:
+        """A variant with the folds and splits of the task, except for ``changes``."""
+        unchanged: dict[str, Any] = {"train_folds": self.folds(), "test": self.test(), "unlabelled": self.unlabelled()}
+        return Variant(**unchanged | changes)
 
     def count(self, numbers: Iterable[int], idx_to_class: dict[int, str] | None = None) -> dict[str, int]:
         """Class occurrences over these samples."""

@@ -13,17 +13,17 @@ MIN_PER_CLASS = 5
 
 
 def subset(description: TaskDescription, share: str) -> Variant:
-    """Each fold keeps a random ``share`` of its samples, rounded, whatever their classes; a class may vanish and then counts 0."""
+    """Keep a random ``share`` of each fold, rounded, whatever the classes; a class may vanish and then counts 0."""
     part = fraction(share, "share")
     found = Numbered(description)
     folds = [_random(fold, round(part * len(fold)), SEED) for fold in found.folds()]
     if not all(folds):
-        raise DataError(f"subset?{share} leaves a fold of task '{description.name}' without any sample.")
-    return _variant(found, folds, [number for fold in folds for number in fold])
+        raise DataError(f"subset?{share} leaves no sample in a fold of task '{description.name}'. Use a larger share.")
+    return found.variant(train_folds=folds, class_occ=found.count([number for fold in folds for number in fold]))
 
 
 def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> Variant:
-    """Folds 1 and up keep ``total`` samples together, every class its share, but at least five of each class in each fold.
+    """Keep ``total`` samples of folds 1 and up, of every class its share, but at least five of each class in each fold.
 
     Fold 0, on which the first model validates, stays as it is and is not counted in ``class_occ``.
     """
@@ -33,7 +33,8 @@ def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> 
     available = sum(map(len, folds[1:]))
     if not 0 < wanted <= available:
         raise MMLMisconfigurationException(
-            f"shrink_train?{total}: folds 1 and up of task '{description.name}' have {available} samples, ask for 1 to {available}."
+            f"shrink_train?{total}: the total must be from 1 to {available}, the number of samples in folds 1 and up of task "
+            f"'{description.name}'."
         )
     kept = [folds[0]]
     for fold in folds[1:]:
@@ -48,11 +49,11 @@ def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> 
                 for number in _random(pool, max(lengths[name], min(least, len(pool))), chosen_seed)
             )
         )
-    return _variant(found, kept, [number for fold in kept[1:] for number in fold])
+    return found.variant(train_folds=kept, class_occ=found.count([number for fold in kept[1:] for number in fold]))
 
 
 def shrink_equal(description: TaskDescription, per_class: str, seed: str = "42") -> Variant:
-    """Keep ``per_class`` samples of each class over all folds and deal them anew into as many folds; classification only."""
+    """Keep ``per_class`` samples of each class over all folds and split them into as many new folds; classification only."""
     wanted, chosen_seed = whole_number(per_class, "per_class"), whole_number(seed, "seed")
     found = Numbered(description)
     found.require_exclusive_classes("shrink_equal")
@@ -60,15 +61,11 @@ def shrink_equal(description: TaskDescription, per_class: str, seed: str = "42")
     short = {name: len(pool) for name, pool in pools.items() if len(pool) < wanted}
     if wanted < description.n_folds or short:
         raise DataError(
-            f"shrink_equal?{per_class} on task '{description.name}' needs at least {description.n_folds} (one for each fold) and at most "
-            f"{min(map(len, pools.values()))} samples of each class (the smallest class)."
+            f"shrink_equal?{per_class}: samples per class must be from {description.n_folds} (one for each fold) to "
+            f"{min(map(len, pools.values()))} (the smallest class of task '{description.name}')."
         )
     kept = sorted(number for pool in pools.values() for number in _random(pool, wanted, chosen_seed))
-    return _variant(found, found.split(kept, description.n_folds), kept)
-
-
-def _variant(found: Numbered, folds: list[list[int]], counted: list[int]) -> Variant:
-    return Variant(train_folds=folds, test=found.test(), unlabelled=found.unlabelled(), class_occ=found.count(counted))
+    return found.variant(train_folds=found.split(kept, description.n_folds), class_occ=found.count(kept))
 
 
 def _random(numbers: list[int], length: int, seed: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Tags that give samples another part: ``identity``, ``nested``, ``redistribute_splits``."""
+"""Tags that move samples between splits: ``identity``, ``nested``, ``redistribute_splits``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from mml_ray.tasks.variant import Variant
 
 def identity(description: TaskDescription, *label: str) -> Variant:
     """The same task under another name; any arguments tell copies apart."""
-    found = Numbered(description)
-    return Variant(
-        train_folds=found.folds(), test=found.test(), unlabelled=found.unlabelled(), class_occ=dict(description.class_occ)
-    )
+    return Numbered(description).variant(class_occ=dict(description.class_occ))
 
 
 def nested(description: TaskDescription, fold: str, new_folds: str = "") -> Variant:
-    """Fold ``fold`` becomes the test split; the other folds are dealt anew into ``new_folds`` (default: as many as before).
+    """Fold ``fold`` becomes the test split; the other folds are split again into ``new_folds`` (default: as many as before).
 
-    The old test split is left out, unlabelled samples stay. Groups are kept whole; the new folds are stratified by class, set of
-    labels, bin of the value, or classes in the mask. A class that is not left counts 0.
+    The old test split is dropped, unlabelled samples stay. Groups are kept whole; the new folds are stratified by class, set of
+    labels, bin of the value, or classes in the mask. A class without samples counts 0.
     """
     count = description.n_folds
     chosen = whole_number(fold, "fold")
     if not 0 <= chosen < count:
         raise MMLMisconfigurationException(
-            f"Task '{description.name}' cannot be nested on fold {fold}: it has {count} fold(s), numbered from 0."
+            f"Task '{description.name}' cannot be nested on fold {fold}. It has {count} fold(s), numbered from 0."
         )
     wanted = whole_number(new_folds, "new_folds") if new_folds else count
     check_folds(wanted)
@@ -39,11 +36,11 @@ def nested(description: TaskDescription, fold: str, new_folds: str = "") -> Vari
         raise DataError(
             f"Task '{description.name}' cannot be nested on fold {chosen} with {wanted} new folds: {error}"
         ) from error
-    return Variant(train_folds=folds, test=found.fold(chosen), unlabelled=found.unlabelled(), class_occ=found.count(rest))
+    return found.variant(train_folds=folds, test=found.fold(chosen), class_occ=found.count(rest))
 
 
 def redistribute_splits(description: TaskDescription, train: str, val: str = "", test: str = "") -> Variant:
-    """Deal the samples anew into fold 1 (train), fold 0 (validation) and the test split, stratified for classification.
+    """Redistribute the samples to fold 1 (train), fold 0 (validation) and the test split, stratified for classification.
 
     One fraction: of the training data (all folds), ``train`` is trained on and the rest validates; the test split stays.
     Two fractions ``train``, ``val``: of the training data; what they leave is dropped; the test split stays.
@@ -54,25 +51,21 @@ def redistribute_splits(description: TaskDescription, train: str, val: str = "",
     if len(parts) == 1:
         if not 0 < parts[0] < 1:
             raise MMLMisconfigurationException(
-                f"redistribute_splits?{train}: a single fraction lies between 0 and 1 (both excluded), what it leaves validates."
+                f"redistribute_splits?{train}: a single fraction must be greater than 0 and less than 1; the rest is used for validation."
             )
         parts.append(1 - parts[0])
     if sum(parts) > 1 + 1e-9 or min(parts[:2]) <= 0:
         raise MMLMisconfigurationException(
-            f"redistribute_splits needs fractions above 0 that sum to at most 1, got {', '.join(t for t in (train, val, test) if t)}."
+            f"redistribute_splits: fractions must be positive and sum to at most 1, got {', '.join(t for t in (train, val, test) if t)}."
         )
     numbers = [*range(found.n_train), *(found.test() if len(parts) == 3 else [])]
     dealt = _deal(found, numbers, parts)
     if not dealt[0] or not dealt[1]:
         raise DataError(
-            f"redistribute_splits leaves no sample to train or to validate on: '{description.name}' has {len(numbers)}."
+            f"redistribute_splits leaves no sample to train or to validate on: task '{description.name}' has {len(numbers)} samples."
         )
-    return Variant(
-        train_folds=[dealt[1], dealt[0]],
-        test=dealt[2] if len(parts) == 3 else found.test(),
-        unlabelled=found.unlabelled(),
-        class_occ=found.count([*dealt[0], *dealt[1]]),
-    )
+    changes = {"train_folds": [dealt[1], dealt[0]], "class_occ": found.count([*dealt[0], *dealt[1]])}
+    return found.variant(**changes, **({"test": dealt[2]} if len(parts) == 3 else {}))
 
 
 def _deal(found: Numbered, numbers: list[int], parts: list[float]) -> list[list[int]]:
@@ -100,5 +93,5 @@ def _deal(found: Numbered, numbers: list[int], parts: list[float]) -> list[list[
 
 
 def _limits(parts: list[float], length: int) -> list[int]:
-    """Where each part ends when ``length`` items lie in a row."""
+    """The end of each part in a sequence of ``length`` items."""
     return [round(sum(parts[: count + 1]) * length) for count in range(len(parts))]
