@@ -105,7 +105,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, 
 
 def test_what_has_committed_is_not_run_again(tmp_path: Path) -> None:
     lab = Lab.at(tmp_path)
-    lab.fork(*lab.next(), INLINE, MML_RAY_FAILPOINTS="driver.after_commit=kill@3")
+    lab.fork(*lab.next(), INLINE, MML_RAY_FAILPOINTS="driver.after_commit=kill@4")
     done = set(commits(lab.run)) - {"prepare_exp"}
     assert len(done) == 3
     again_and_again(lab, INLINE)
