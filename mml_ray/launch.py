@@ -1,4 +1,4 @@
-"""From a composed configuration to a finished run: which run, which scheduler, and what to tell the user at the end."""
+"""From a composed configuration to a finished run: which run, and which scheduler."""
 
 from __future__ import annotations
 

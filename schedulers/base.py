@@ -281,7 +281,7 @@ class AbstractBaseScheduler(ABC):
 
     # -- what the driver calls (mml_ray.driver.command.PlannedWorkload) --------------------------------------------------------------
     def command_defaults(self, name: str) -> CommandDefaults | None:
-        """What ``@command`` says about the method of this name; ``None`` if there is no such method."""
+        """What ``@command`` declares for the method of this name; ``None`` if there is no such method."""
         method = getattr(type(self), name, None)
         return defaults_of(method) if callable(method) else None
 
@@ -306,7 +306,7 @@ class AbstractBaseScheduler(ABC):
         return self._book.deltas(self.fm)
 
     def forget(self) -> None:
-        """Put back every attribute the command set, and say so: in another process nobody would have seen it."""
+        """Restore every attribute that the command set, and warn: from another process it would not have come back."""
         self._book.reset()
         before, self._snapshot = self._snapshot, None
         if before is None:

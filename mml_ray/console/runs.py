@@ -85,8 +85,8 @@ def _list(results: Path, given: argparse.Namespace) -> int:
     Table(f"Runs in {results}", ["project", "run", "mode", "state", "done"], rows).print()
     for run in runs:
         if run["owner"] or run["broken"]:
-            said = f"held by {describe(run['owner'])}" if run["owner"] else run["broken"]
-            print(f"{run['project']}/{run['run']}: {said}")
+            remark = f"held by {describe(run['owner'])}" if run["owner"] else run["broken"]
+            print(f"{run['project']}/{run['run']}: {remark}")
     return EXIT_OK
 
 

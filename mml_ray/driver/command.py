@@ -27,7 +27,7 @@ _ATTRIBUTE = "__mml_command__"
 
 @dataclass(frozen=True, slots=True)
 class CommandDefaults:
-    """What ``@command`` says about a method; the config group ``resources`` overrides it by command name."""
+    """What ``@command`` declares for a method; the config group ``resources`` overrides it by command name."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -59,7 +59,7 @@ def command(
 
 
 def defaults_of(method: Callable[..., Any]) -> CommandDefaults:
-    """What ``@command`` said about ``method``; without it a command asks for nothing of its own."""
+    """Return what ``@command`` declares for ``method``; without the decorator, everything is left to the configuration."""
     found = getattr(method, _ATTRIBUTE, None)
     return found if isinstance(found, CommandDefaults) else CommandDefaults()
 
@@ -160,7 +160,7 @@ class PlannedWorkload(Workload, Protocol):
         """Whether ``sys.executor=auto`` picks Ray even for a purely sequential plan."""
 
     def command_defaults(self, name: str) -> CommandDefaults | None:
-        """What ``@command`` says about the command of this name; ``None`` if there is no such command."""
+        """Return what ``@command`` declares for the command of this name; ``None`` if there is no such command."""
 
 
 def check_params(name: str, params: Sequence[Any]) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ def retry_when_space(
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free space of the disk at ``path``; where the system does not tell, a warning says so and space is assumed."""
+    """Return the free space of the disk at ``path``; if it cannot be found out, log a warning and assume that there is plenty."""
     try:
         return shutil.disk_usage(path).free
     except OSError as error:

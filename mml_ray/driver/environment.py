@@ -88,7 +88,7 @@ class CommandLog:
         self._lock = threading.RLock()
 
     def open(self) -> TextIO | None:
-        """Return the file; ``None`` if it cannot be written, of which one warning tells."""
+        """Return the file; ``None`` if it cannot be written, which is logged once as a warning."""
         with self._lock:
             if self._file is None and not self._failed:
                 try:

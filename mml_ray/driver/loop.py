@@ -21,7 +21,7 @@ from mml_ray.store.run.protocol import RunStoreProtocol
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-#: seconds before a command that met a full disk is retried where no space was seen to come free; doubles
+#: seconds before a command that met a full disk is retried although the free space did not grow; doubles
 DISK_PAUSE = 5.0
 #: bytes by which the free space must have grown to be worth an earlier retry
 FREED = 2**20
@@ -148,7 +148,7 @@ class Loop:
         return platform.node() if spec.where == "driver" else self.executor.node
 
     def _is_low_on_disk(self) -> bool:
-        """Whether to wait before anything new starts; the user is told once when it begins and once when it ends."""
+        """Whether to wait before anything new starts; a note is shown when the waiting begins and when it ends."""
         if not self.policy.min_free_bytes or not self.board.has_ready():
             return False
         low = [(path, free) for path in self.policy.watch if (free := free_bytes(path)) < self.policy.min_free_bytes]
@@ -156,10 +156,10 @@ class Loop:
             path, free = low[0]
             self.display.note(
                 f"Paused: {free / 2**30:.2f} GiB free at {path}, {self.policy.min_free_bytes / 2**30:.2f} GiB wanted "
-                "(sys.min_free_disk_gb). Running commands go on; free some space and the run goes on by itself."
+                "(sys.min_free_disk_gb). Running commands continue; free some space and the run resumes by itself."
             )
         elif self._paused and not low:
-            self.display.note("Space is free again: the run goes on.")
+            self.display.note("Space is free again: the run resumes.")
         self._paused = bool(low)
         return self._paused
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
-#: columns, where the output is no terminal
+#: columns, where the output is not a terminal
 WIDTH = 120
 _GAP = "  "
 #: a longer word (a path) may be broken, down to this width
@@ -111,7 +111,7 @@ class _Drawing:
         return widths
 
     def _row(self, row: Sequence[str], chunk: Sequence[int], widths: Sequence[int]) -> list[str]:
-        """One row as lines: what is too long goes on in the next line of its column."""
+        """One row as lines: what is too long continues in the next line of its column."""
         cells = [_folded(row[n], width) for n, width in zip(chunk, widths, strict=True)]
         lines = []
         for number in range(max(map(len, cells))):
@@ -160,16 +160,16 @@ def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence
         known = [
             float(values[column]) for _, values in listed if _is_number(values.get(column)) and math.isfinite(values[column])
         ]
-        said = _tenths if all(isinstance(values.get(column, 0), int) for _, values in listed) else number
-        means.append(said(statistics.fmean(known)) if known else "")
-        deviations.append(said(statistics.stdev(known)) if len(known) > 1 else "")
+        shown = _tenths if all(isinstance(values.get(column, 0), int) for _, values in listed) else number
+        means.append(shown(statistics.fmean(known)) if known else "")
+        deviations.append(shown(statistics.stdev(known)) if len(known) > 1 else "")
     heads = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
     title = f"{title} ({', '.join(same)})" if same else title
     return Table(title, heads, body, (means, deviations) if len(body) > 1 else (), labels=len(kept))
 
 
 def _varying(labels: Sequence[str], names: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
-    """The label columns that tell rows apart (at least the first), and what the others say."""
+    """The label columns that distinguish rows (at least the first), and the content of the others."""
     same = [n for n in range(1, len(labels)) if len(names) > 1 and len({row[n] for row in names}) == 1]
     return [n for n in range(len(labels)) if n not in same], [f"{labels[n]} {names[0][n]}".strip() for n in same]
 

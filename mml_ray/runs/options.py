@@ -1,4 +1,4 @@
-"""What a run may be told: where and how it runs (groups ``sys`` and ``resources``), not what it computes."""
+"""The options of a run: where and how it runs (groups ``sys`` and ``resources``), not what it computes."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class SysOptions(Options):
 
 
 class RunOptions(Options):
-    """Everything a run is told beside its plan. ``seed``: ``None`` seeds nothing; ``live``: whether progress is drawn anew in a terminal
-    that can do it.
+    """Everything that a run needs to know beside its plan. ``seed``: ``None`` seeds nothing; ``live``: whether a terminal shows a live
+    display.
     """
 
     sys: SysOptions = SysOptions()

@@ -48,7 +48,7 @@ class Session:
     Args:
         workload: what executes the commands.
         plan: its commands, without the frame.
-        manager: the file manager; it is attached to the run meanwhile.
+        manager: the file manager; it is attached to the run as long as this runs.
         manifest: kept with a new run: mode, project, seed, and the option of each group (``choices``).
         config: the text of the configuration, kept with a new run; holds no secrets.
         finish: gets the return value of the run and gives the tables to print at its end, also when commands failed.
@@ -76,7 +76,7 @@ class Session:
         }
 
     def run(self) -> RunSummary:
-        """Run from opening the run folder to its end; interrupted before its first command, tell how to continue, too.
+        """Run from opening the run folder to its end; if interrupted before the first command, print how to continue.
 
         Raises:
             UserError: what is wrong with the settings, found before the first command starts.
