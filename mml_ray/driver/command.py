@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mml_ray.driver.resources import Resources
-from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.journal.plain import to_plain
 
 if TYPE_CHECKING:
     from mml_ray.store.manager import MMLFileManager
@@ -169,25 +169,8 @@ def check_params(name: str, params: Sequence[Any]) -> tuple[Any, ...]:
     Raises:
         MMLMisconfigurationException: one of them is not plain data; names the command.
     """
-    for param in params:
-        _check_plain(name, param)
+    to_plain(list(params), f"A parameter of command '{name}'")
     return tuple(params)
-
-
-def _check_plain(name: str, value: Any) -> None:
-    if isinstance(value, str | int | float | bool) or value is None:
-        return
-    if isinstance(value, list | tuple):
-        for item in value:
-            _check_plain(name, item)
-    elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        for item in value.values():
-            _check_plain(name, item)
-    else:
-        raise MMLMisconfigurationException(
-            f"Command '{name}' got a parameter of type {type(value).__name__} ({value!r}). A plan is a document, so parameters must be "
-            "str, int, float, bool, None, or lists and dicts of them. Pass a name or a path, and load the object inside the command."
-        )
 
 
 def command_key(name: str, params: Sequence[Any], *, repetition: int = 0, digest_size: int = 4) -> str:

@@ -9,10 +9,11 @@ import shutil
 import statistics
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
+
+from rich.cells import cell_len
 
 #: columns, where the output is not a terminal
 WIDTH = 120
@@ -64,8 +65,8 @@ class _Drawing:
         self.table, self.width = table, width
         everything = [table.columns, *table.rows, *table.footer]
         numbers = range(len(table.columns))
-        self.natural = [max(cell_width(part) for row in everything for part in row[n].split("\n")) for n in numbers]
-        self.words = [max(map(cell_width, (word for row in everything for word in row[n].split())), default=0) for n in numbers]
+        self.natural = [max(cell_len(part) for row in everything for part in row[n].split("\n")) for n in numbers]
+        self.words = [max(map(cell_len, (word for row in everything for word in row[n].split())), default=0) for n in numbers]
         self.right = [_all_numbers([row[n] for row in table.rows if row[n]]) for n in numbers]
 
     def lines(self) -> list[str]:
@@ -126,22 +127,15 @@ def _all_numbers(cells: Sequence[str]) -> bool:
 
 
 def _folded(cell: str, width: int) -> list[str]:
-    if cell_width(cell) <= width and "\n" not in cell:
+    if cell_len(cell) <= width and "\n" not in cell:
         return [cell]
     wrapped = (textwrap.wrap(part, width, break_on_hyphens=False) or [""] for part in cell.split("\n"))
     return [line for lines in wrapped for line in lines]
 
 
 def _padded(text: str, width: int, right: bool) -> str:
-    blank = " " * (width - cell_width(text))
+    blank = " " * (width - cell_len(text))
     return blank + text if right else text + blank
-
-
-def cell_width(text: str) -> int:
-    """Columns of a terminal that a text takes: two for a wide East Asian character, none for a combining one."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> Table:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from mml_ray import cli
+from mml_ray.errors import DataError
 from tests.integration.harness import Place
 from tests.patience import GUARD
 
@@ -103,6 +104,22 @@ def test_interrupted_before_its_first_command_a_run_says_how_to_continue(
     (line,) = re.findall(r"^Continue with: mml-ray (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert cli.main([*shlex.split(line), *places]) == 0
     assert "3 of 3 commands committed" in capsys.readouterr().out
+
+
+def test_a_preparation_that_fails_is_reported_like_any_command_and_the_run_can_be_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: object) -> None:
+        raise DataError("The test wants it.")
+
+    places = [f"data_dir={tmp_path / 'data'}", f"out_dir={tmp_path / 'results'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr("mml_ray.schedulers.info.InfoScheduler.after_preparation_hook", failing)
+        assert cli.main(["info", "sys.executor=inline", *places]) == 2
+    output = capsys.readouterr().out
+    assert "Command prepare_exp failed:\nThe test wants it.\nIts log: " in output and "0 of 3 commands committed" in output
+    (line,) = re.findall(r"^Continue with: mml-ray (.*)$", output, re.MULTILINE)
+    assert cli.main([*shlex.split(line), *places]) == 0
 
 
 # -- the plan instead of a run --------------------------------------------------------------------------------------------------
