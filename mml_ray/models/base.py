@@ -1,6 +1,6 @@
-"""``BaseModel``: what every model is. A subclass implements ``build`` and ``forward``; losses come by themselves.
+"""``BaseModel``, the base of every model. A subclass implements ``build`` and ``forward``; losses are computed by the base.
 
-A model is made by ``__init__(config)`` -> ``build()`` -> ``init_losses()``; :func:`build_registered` does all three, Lightning
+A model is built by ``__init__(config)`` -> ``build()`` -> ``init_losses()``; :func:`build_registered` does all three, Lightning
 does it through ``configure_model``. Calling a model runs ``forward`` and fills ``output["losses"]``.
 """
 
@@ -50,7 +50,7 @@ class BaseModel(LightningModule):
         self.is_pretrained = False
         self.is_pl_enabled = False
         self.meters: dict[str, EpochMeter] = {phase: EpochMeter() for phase in PHASES}
-        self.lr: float | None = None  # what a learning rate search found; wins over the configuration
+        self.lr: float | None = None  # found by a learning rate search; takes precedence over the configuration
         self._built = False
         self._losses_ready = False
         self._warned_losses = False
@@ -67,24 +67,24 @@ class BaseModel(LightningModule):
 
     @classmethod
     def config_path(cls) -> str | None:
-        """Where the default configuration is; none by default."""
+        """The path of the default configuration; ``None`` by default."""
         return None
 
-    # -- making -------------------------------------------------------------------------------------------------
+    # -- building -----------------------------------------------------------------------------------------------
     def build(self) -> None:
-        """Make the submodules; to be implemented."""
-        raise NotImplementedError(f"{type(self).__name__} has to implement build(self).")
+        """Create the submodules; to be implemented."""
+        raise NotImplementedError(f"{type(self).__name__} must implement build(self).")
 
     def init_losses(self) -> None:
-        """Make ``self.losses`` from ``config.losses``; a second call replaces them."""
+        """Create ``self.losses`` from ``config.losses``; a second call replaces them."""
         given = self.setting("losses")
         if not given and not self.is_pretrained and "losses" not in self.config:
-            warnings.warn("No losses are defined in the configuration; forward() has to return them.", UserWarning, stacklevel=2)
+            warnings.warn("No losses are defined in the configuration; forward() must return them.", UserWarning, stacklevel=2)
         self.losses = Losses(given)
         self._losses_ready = True
 
     def ensure_built(self) -> None:
-        """Build and make the losses, unless that was done."""
+        """Build the model and create its losses, unless that was done."""
         if not self._built:
             self.build()
             self._built = True
@@ -107,7 +107,7 @@ class BaseModel(LightningModule):
     # -- calling ------------------------------------------------------------------------------------------------
     def forward(self, sample_list: Any, *args: Any, **kwargs: Any) -> Any:
         """The output mapping of a batch, with ``scores`` where losses are to be computed; to be implemented."""
-        raise NotImplementedError(f"{type(self).__name__} has to implement forward(self, sample_list).")
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(self, sample_list).")
 
     def __call__(self, sample_list: Any, *args: Any, **kwargs: Any) -> Any:
         """``forward`` on the model's device, with ``losses`` filled in (unless the model is pretrained)."""
@@ -127,7 +127,7 @@ class BaseModel(LightningModule):
         return output
 
     def prepare_batch(self, batch: Any) -> Any:
-        """The batch as this model's ``forward`` wants it, on its device."""
+        """The batch as this model's ``forward`` takes it, on its device."""
         return to_device(batch, self.device)
 
     def compute_losses(self, sample_list: Any, output: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -135,11 +135,11 @@ class BaseModel(LightningModule):
         return self.losses(sample_list, output) if self._losses_ready else {}
 
     def total_loss(self, output: Mapping[str, Any]) -> Tensor:
-        """What is minimised: the sum of the means of ``output["losses"]``."""
+        """What is minimized: the sum of the means of ``output["losses"]``."""
         return torch.stack([value.mean() for value in output["losses"].values()]).sum()
 
     def format_for_prediction(self, results: Any, report: Any) -> Any:
-        """A chance to change predictions; unchanged by default."""
+        """A hook to change predictions; unchanged by default."""
         return results
 
     def _check_own_losses(self, output: Mapping[str, Any]) -> None:
@@ -150,7 +150,7 @@ class BaseModel(LightningModule):
             raise ContractError(f"'losses' must be a dict, got {type(output['losses']).__name__}.")
 
     def _is_redirected(self) -> bool:
-        """Whether a wrapper (DDP) has put one of our steps in the place of ``forward``: then its result is not an output."""
+        """Whether a wrapper (DDP) has replaced ``forward`` by one of our steps, whose result is not an output."""
         if torch.compiler.is_compiling():
             return False
         replaced = self.__dict__.get("forward")
@@ -161,11 +161,11 @@ class BaseModel(LightningModule):
 
     # -- steps --------------------------------------------------------------------------------------------------
     def training_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """The output with its ``loss``; no loss at all is a misconfiguration."""
+        """The output with its ``loss``; raises a user error without any loss."""
         output = self._step(batch, "train")
         if "loss" not in output:
             raise MMLMisconfigurationException(
-                f"{type(self).__name__} has no loss to train with: give 'losses', or return them from forward()."
+                f"{type(self).__name__} has no loss to train with: set 'losses', or return them from forward()."
             )
         return output
 
@@ -202,15 +202,15 @@ class BaseModel(LightningModule):
         return {**values, f"{phase}/loss": sum(values.values())} if values else {}
 
     def on_train_epoch_start(self) -> None:
-        """Begin with an empty meter."""
+        """Empty the meter."""
         self.meters["train"].reset()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin with an empty meter."""
+        """Empty the meter."""
         self.meters["val"].reset()
 
     def on_test_epoch_start(self) -> None:
-        """Begin with an empty meter."""
+        """Empty the meter."""
         self.meters["test"].reset()
 
     def on_train_epoch_end(self) -> None:
@@ -239,11 +239,11 @@ class BaseModel(LightningModule):
     # -- state --------------------------------------------------------------------------------------------------
     @classmethod
     def format_state_key(cls, key: str) -> str:
-        """The present name of a stored parameter; has to be idempotent. Identity by default."""
+        """The current name of a stored parameter; must be idempotent. Identity by default."""
         return key
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As torch's, with every key passed through :meth:`format_state_key`; two keys that end up as one raise ``KeyError``."""
+        """As torch's, with every key passed through :meth:`format_state_key`; two keys that become equal raise ``KeyError``."""
         return super().load_state_dict(rename_keys(state_dict, self.format_state_key), *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class BaseModel(LightningModule):
         checkpoint["meters"] = {"train": self.meters["train"].state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Builds what is not built yet; takes Lightning checkpoints and bare weights alike."""
+        """Builds what is not built yet; accepts Lightning checkpoints and bare weights."""
         self.ensure_built()
         if "state_dict" not in checkpoint:
             weights = {key: checkpoint.pop(key) for key in list(checkpoint) if isinstance(checkpoint[key], Tensor)}
@@ -270,7 +270,9 @@ def build_registered(config: Mapping[str, Any]) -> BaseModel:
     """See :func:`mml_ray.models.build_model`."""
     name = config.get("model")
     if not name:
-        raise MMLMisconfigurationException(f"A model configuration needs 'model': one of {', '.join(registry.names('model'))}.")
+        raise MMLMisconfigurationException(
+            f"A model configuration needs 'model', which must be one of {', '.join(registry.names('model'))}."
+        )
     model: BaseModel = registry.lookup("model", str(name))(config)
     with seeded(config.get("seed"), "init"):
         model.ensure_built()

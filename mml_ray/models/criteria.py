@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from mml_ray.models.sample import ContractError
 from mml_ray.registry import registry
+from mml_ray.tasks.kinds import IGNORE_INDEX
 
 registry.require_base("loss", nn.Module)
-
-#: label of pixels that count for nothing
-IGNORED = 255
 
 
 class ScoreLoss(nn.Module):
@@ -35,21 +33,22 @@ class ScoreLoss(nn.Module):
         self.register_buffer(name, None if values is None else torch.as_tensor(values, dtype=torch.float), persistent=False)
 
 
-class _CrossEntropy(ScoreLoss):
-    """Cross entropy with class indices (any shape, ``ignore_index`` left out) or with probabilities of the scores' shape."""
+@registry.register_loss("cross_entropy")
+class CrossEntropy(ScoreLoss):
+    """Cross entropy with class indices (any shape, ``ignore_index`` excluded) or with probabilities of the scores' shape."""
 
     weight: Tensor | None
 
     def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing lies between 0 and 1, got {label_smoothing}")
+            raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {label_smoothing}")
         self._vector("weight", weight)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the counted targets; 0 where none counts."""
+        """Mean over the targets that are not ignored; 0 without any."""
         scores = scores.movedim(1, -1).reshape(-1, scores.size(1))  # the 2d kernel has no deterministic form on CUDA
         if targets.is_floating_point():
             targets = targets.movedim(1, -1).reshape(-1, scores.size(1))
@@ -68,13 +67,8 @@ class _CrossEntropy(ScoreLoss):
         return total / norm.clamp(min=torch.finfo(torch.float).tiny) if counted.numel() else total
 
 
-@registry.register_loss("cross_entropy")
-class CrossEntropy(_CrossEntropy):
-    """Cross entropy of logits, see :class:`torch.nn.CrossEntropyLoss`."""
-
-
 @registry.register_loss("label_smoothing_cross_entropy")
-class LabelSmoothingCrossEntropy(_CrossEntropy):
+class LabelSmoothingCrossEntropy(CrossEntropy):
     """Cross entropy against smoothed labels (Szegedy et al. 2016)."""
 
     def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: float = 0.1) -> None:
@@ -102,8 +96,11 @@ class SoftLabelCrossEntropy(ScoreLoss):
         return (terms * self.weight if self.weight is not None else terms).sum(dim=1).mean()
 
 
-class _BinaryCrossEntropy(ScoreLoss):
-    """Binary cross entropy of each label's logit, mean over labels and samples."""
+@registry.register_loss("bce_with_logits")
+@registry.register_loss("bce")
+@registry.register_loss("logit_bce")
+class BCEWithLogits(ScoreLoss):
+    """Binary cross entropy of each label's logit, mean over labels and samples; the names mean the same, since all scores are logits."""
 
     weight: Tensor | None
     pos_weight: Tensor | None
@@ -121,21 +118,6 @@ class _BinaryCrossEntropy(ScoreLoss):
         )
 
 
-@registry.register_loss("bce_with_logits")
-class BCEWithLogits(_BinaryCrossEntropy):
-    """Binary cross entropy with logits, see :class:`torch.nn.BCEWithLogitsLoss`."""
-
-
-@registry.register_loss("bce")
-class BCE(_BinaryCrossEntropy):
-    """The same: all scores are logits."""
-
-
-@registry.register_loss("logit_bce")
-class LogitBCE(_BinaryCrossEntropy):
-    """The contract's name of the same."""
-
-
 @registry.register_loss("nll_loss")
 class NLL(ScoreLoss):
     """Negative log likelihood; the scores are log probabilities."""
@@ -148,7 +130,7 @@ class NLL(ScoreLoss):
         self.ignore_index = ignore_index
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the counted targets."""
+        """Mean over the targets that are not ignored."""
         return F.nll_loss(scores, targets, weight=self.weight, ignore_index=self.ignore_index)
 
 
@@ -165,7 +147,7 @@ class Focal(ScoreLoss):
         self.ignore_index = ignore_index
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the counted targets."""
+        """Mean over the targets that are not ignored."""
         scores = scores.movedim(1, -1).reshape(-1, scores.size(1))
         targets = targets.reshape(-1)
         keep = targets != self.ignore_index
@@ -213,12 +195,12 @@ class Huber(ScoreLoss):
 
 @registry.register_loss("dice")
 class Dice(ScoreLoss):
-    """Soft Dice loss (Milletari et al. 2016) over the batch, mean of the classes that occur; ``ignore_index`` left out.
+    """Soft Dice loss (Milletari et al. 2016) over the batch, mean of the classes that occur; ``ignore_index`` excluded.
 
     ``scores`` [N, C, H, W], ``targets`` [N, H, W].
     """
 
-    def __init__(self, smooth: float = 0.0, ignore_index: int = IGNORED, include_background: bool = True) -> None:
+    def __init__(self, smooth: float = 0.0, ignore_index: int = IGNORE_INDEX, include_background: bool = True) -> None:
         super().__init__()
         self.smooth = smooth
         self.ignore_index = ignore_index
@@ -242,4 +224,4 @@ class Dice(ScoreLoss):
 
 def _same_shape(scores: Tensor, targets: Tensor) -> None:
     if scores.shape != targets.shape:
-        raise ContractError(f"Scores of shape {tuple(scores.shape)} need targets of that shape, got {tuple(targets.shape)}.")
+        raise ContractError(f"Targets must have the shape of the scores, {tuple(scores.shape)}, got {tuple(targets.shape)}.")

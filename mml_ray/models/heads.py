@@ -23,7 +23,7 @@ from mml_ray.tasks.kinds import TaskKind, kind_of
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a model has to know of a task; ``class_occ`` is in the order of the final class indices."""
+    """What a model needs to know about a task; ``class_occ`` is in the order of the final class indices."""
 
     name: str
     task_type: str
@@ -31,21 +31,23 @@ class TaskSpec:
     weight: float = 1.0
     target: str | None = None
     class_occ: Mapping[str, float] = field(default_factory=dict)
-    means: Any = None
-    stds: Any = None
 
     @classmethod
     def parse(cls, name: str, given: Mapping[str, Any]) -> TaskSpec:
         """From plain data; raises if the type is missing, the weight is not positive, or the type cannot be trained."""
         known = {key: given[key] for key in cls.__dataclass_fields__ if key in given and key != "name" and given[key] is not None}
         if "task_type" not in known:
-            raise MMLMisconfigurationException(f"The task '{name}' has no 'task_type': {sorted(given)}.")
+            raise MMLMisconfigurationException(
+                f"Task '{name}' of a model needs a 'task_type', got {', '.join(sorted(given)) or 'nothing'}."
+            )
         known["task_type"] = TaskType(str(known["task_type"])).value
         spec = cls(name=name, **{"num_classes": 0, **known})
         if not spec.weight > 0:
-            raise MMLMisconfigurationException(f"The weight of task '{name}' is {spec.weight}; it has to be above 0.")
+            raise MMLMisconfigurationException(f"The weight of task '{name}' must be greater than 0, got {spec.weight}.")
         if spec.kind.has_classes and spec.num_classes < 1:
-            raise MMLMisconfigurationException(f"The task '{name}' ({spec.task_type}) has {spec.num_classes} classes.")
+            raise MMLMisconfigurationException(
+                f"Task '{name}' ({spec.task_type}) must have at least one class, got {spec.num_classes}."
+            )
         return spec
 
     @property
@@ -67,14 +69,14 @@ class TaskSpec:
 def create_head(architecture: Architecture, spec: TaskSpec, drop_rate: float = 0.0) -> nn.Module:
     """The head for a task; raises if the architecture does not support its type."""
     if not 0 <= drop_rate < 1:
-        raise MMLMisconfigurationException(f"arch.drop_rate={drop_rate}: dropout is from 0 to below 1.")
+        raise MMLMisconfigurationException(f"arch.drop_rate must be at least 0 and less than 1, got {drop_rate}.")
     if not architecture.supports(spec.route):
         raise MMLMisconfigurationException(
             f"The architecture '{architecture.name}' does not support {spec.task_type} (task '{spec.name}'). "
             "Segmentation needs an encoder-decoder: arch.name=basic_unet, or arch=smp."
         )
-    made: nn.Module = registry.lookup("head", spec.kind.head or spec.route)(architecture, spec, drop_rate)
-    return made
+    head: nn.Module = registry.lookup("head", spec.kind.head or spec.route)(architecture, spec, drop_rate)
+    return head
 
 
 class PooledHead(nn.Module):
@@ -101,18 +103,12 @@ class DenseHead(nn.Module):
         self.dropout = nn.Dropout2d(drop_rate)
         self.conv = nn.Conv2d(architecture.dense_dim, spec.outputs, kernel_size=1)
         nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(_bias(self.conv))
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # None only with bias=False
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Scores of each pixel."""
         scores: Tensor = self.conv(self.dropout(features.dense))
         return scores if scores.shape[-2:] == size else F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    if conv.bias is None:
-        raise AssertionError("the convolution was made with a bias")
-    return conv.bias
 
 
 registry.add("head", "pooled", PooledHead)

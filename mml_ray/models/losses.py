@@ -50,7 +50,7 @@ def parse_losses(given: Any) -> list[LossConfig]:
     if isinstance(given, (str, Mapping, LossConfig)):
         given = [given]
     if not isinstance(given, Sequence):
-        raise MMLMisconfigurationException(f"Losses are a name, a mapping with 'type', or a list of these; got {given!r}.")
+        raise MMLMisconfigurationException(f"Losses must be a name, a mapping with 'type', or a list of these, got {given!r}.")
     return [_parse_loss(item) for item in given]
 
 
@@ -62,7 +62,7 @@ def _parse_loss(item: Any) -> LossConfig:
     allowed = ("type", "params", "weight", "datasets")
     if not isinstance(item, Mapping) or not item.get("type") or set(item) - set(allowed):
         raise MMLMisconfigurationException(
-            f"A loss is a name or a mapping of {', '.join(allowed)} (type is needed); got {item!r}."
+            f"A loss must be a name or a mapping of {', '.join(allowed)} ('type' is required), got {item!r}."
         )
     params = item.get("params") or {}
     weight = item.get("weight", 1.0)
@@ -76,7 +76,7 @@ class LossTerm(nn.Module):
         super().__init__()
         parsed = parse_losses(config)
         if len(parsed) != 1:
-            raise MMLMisconfigurationException(f"A loss term is one loss, got {config!r}.")
+            raise MMLMisconfigurationException(f"A loss term must be exactly one loss, got {config!r}.")
         self.config = parsed[0]
         self.name = self.config.type
         self.weight = self.config.weight
@@ -90,7 +90,7 @@ class LossTerm(nn.Module):
         return named and all(sample_list.get(name) is not None for name in self.requires)
 
     def forward(self, sample_list: Mapping[str, Any], model_output: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weighted result, each of shape (1,) or of more than no dimension."""
+        """The weighted results, each with at least one dimension."""
         if not self.applies_to(sample_list):
             return {}
         value = self.criterion(sample_list, model_output)
@@ -99,7 +99,7 @@ class LossTerm(nn.Module):
         return {name: self.weight * _as_tensor(part) for name, part in named.items()}
 
 
-#: the name that the contract's documents use
+#: the name in the documents of the model contract
 MMFLoss = LossTerm
 
 
@@ -143,16 +143,16 @@ def build_criterion(config: LossConfig) -> nn.Module:
     """The module behind ``config``; unknown names and wrong parameters raise a user error."""
     cls = registry.lookup("loss", config.type)
     if config.type == "multi":
-        built: nn.Module = cls(config.params)
-        return built
+        multi: nn.Module = cls(config.params)
+        return multi
     try:
-        made: nn.Module = cls(**{name: _plain(value) for name, value in config.params.items()})
+        criterion: nn.Module = cls(**{name: _plain(value) for name, value in config.params.items()})
     except (TypeError, ValueError) as error:
         accepted = ", ".join(accepted_params(config.type)) or "none"
         raise MMLMisconfigurationException(
             f"Loss '{config.type}' with {config.params}: {error}. Its parameters: {accepted}."
         ) from error
-    return made
+    return criterion
 
 
 def accepted_params(name: str) -> list[str]:
@@ -185,7 +185,7 @@ class MultiLoss(nn.Module):
 
 
 def balancing_weights(class_occ: Mapping[str, int | float], names: Sequence[str]) -> list[float]:
-    """``max(occ) / occ_c`` for the classes ``names``; a class that never occurs gets the largest weight of the others."""
+    """``max(occ) / occ_c`` for the classes ``names``; a class without samples gets the largest weight of the others."""
     counts = [float(class_occ.get(name, 0)) for name in names]
     top = max(counts, default=0.0)
     weights = [top / count if count > 0 else None for count in counts]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mml_ray.models.criteria import IGNORED
+from mml_ray.tasks.kinds import IGNORE_INDEX as IGNORED
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mml_ray.errors import MMLMisconfigurationException
-from mml_ray.models.criteria import IGNORED
 from mml_ray.models.meters import Rows
 from mml_ray.registry import registry
 from mml_ray.seeding import keyed_seed
+from mml_ray.tasks.kinds import IGNORE_INDEX as IGNORED
 
 DEFAULTS: dict[str, list[str]] = {
     "cls": ["accuracy", "f1", "average_precision", "auroc", "matthews_corrcoef", "precision", "recall", "calibration_error"],

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Views(Protocol):
-    """Test-time augmentation: the mean of ``predict`` over several views, brought back to the image's geometry if ``dense``."""
+    """Test-time augmentation: the mean of ``predict`` over several views, mapped back to the image if ``dense``."""
 
     def __call__(
         self, predict: Callable[[Tensor], Tensor], images: Tensor, *, sample_ids: Sequence[str], dense: bool = False
@@ -52,7 +52,7 @@ class MultiTaskModel(BaseModel):
     """Images of several tasks through one architecture; see the module's text for the configuration.
 
     ``forward`` takes a :class:`TaskBatch` (or what becomes one) and gives ``{"tasks": {task: {"scores", "loss"}},
-    "losses"}``, for a single task ``scores`` as well. Training minimises ``sum(w * loss) / sum(w)`` over the tasks of a batch
+    "losses"}``, for a single task ``scores`` as well. Training minimizes ``sum(w * loss) / sum(w)`` over the tasks of a batch
     (``task_mean``), or ``sum(w * loss)`` (``sum``); the loss of a task is the sum of its terms.
     """
 
@@ -61,7 +61,7 @@ class MultiTaskModel(BaseModel):
     #: averages the scores over several views of an image, when testing and predicting
     views: Views | None = None
 
-    # -- making -------------------------------------------------------------------------------------------------
+    # -- building -----------------------------------------------------------------------------------------------
     def build(self) -> None:
         """The architecture and the heads, from the configuration."""
         tasks = self.setting("tasks", {})
@@ -95,7 +95,7 @@ class MultiTaskModel(BaseModel):
 
     def _place_head(self, name: str, spec: TaskSpec) -> None:
         if name in self.head_of:
-            raise KeyError(f"The model has a head for task '{name}' already.")
+            raise KeyError(f"The model already has a head for task '{name}'.")
         self.heads[module_key(name)] = create_head(self.backbone, spec, self.drop_rate)
         self.specs[name] = spec
         self.head_of[name] = name
@@ -103,15 +103,15 @@ class MultiTaskModel(BaseModel):
     def _place_redirection(self, head: str, task: str, given: Mapping[str, Any] | None) -> None:
         if self.head_of.get(head) != head:
             own = [name for name, used in self.head_of.items() if name == used]
-            raise UnknownNameError.of("head", head, own, f"It was to predict task '{task}'.")
+            raise UnknownNameError.of("head", head, own, f"It cannot predict task '{task}'.")
         if task in self.head_of:
-            raise MMLMisconfigurationException(f"Task '{task}' is predicted by the head '{self.head_of[task]}' already.")
+            raise MMLMisconfigurationException(f"Task '{task}' is already predicted by the head '{self.head_of[task]}'.")
         pattern = self.specs[head]
         spec = TaskSpec.parse(task, {**pattern.__dict__, **(given or {})})
         if (spec.route, spec.outputs) != (pattern.route, pattern.outputs):
             raise MMLMisconfigurationException(
                 f"The head '{head}' ({pattern.task_type}, {pattern.outputs} outputs) cannot predict task '{task}' "
-                f"({spec.task_type}, {spec.outputs})."
+                f"({spec.task_type}, {spec.outputs} outputs)."
             )
         self.specs[task] = spec
         self.head_of[task] = head
@@ -123,7 +123,7 @@ class MultiTaskModel(BaseModel):
         self._metrics[spec.name] = MetricSet(spec.route, spec.outputs, given.get(spec.route))
 
     def add_head(self, name: str, spec: Mapping[str, Any]) -> None:
-        """A head for one more task, with its losses and metrics; the configuration grows along.
+        """Add a head for one more task, with its losses and metrics, to the model and to its configuration.
 
         A task that has one raises ``KeyError``, an unsupported type a user error. With a ``seed`` the new weights are keyed
         by the task.
@@ -136,7 +136,7 @@ class MultiTaskModel(BaseModel):
             self._init_task(parsed)
 
     def redirect(self, head: str, task: str, spec: Mapping[str, Any] | None = None) -> None:
-        """From now on the data of ``task`` go through the head of another task, with losses and metrics of their own."""
+        """Predict ``task`` with the head of another task from now on; its losses and metrics are its own."""
         self._place_redirection(head, task, spec)
         self._remember("head_map", task, head)
         if spec is not None:
@@ -212,11 +212,11 @@ class MultiTaskModel(BaseModel):
     def _norm(self, weights: Mapping[str, float]) -> float:
         reduction = self.setting("loss_reduction", "task_mean")
         if reduction not in ("task_mean", "sum"):
-            raise MMLMisconfigurationException(f"loss_reduction={reduction!r}: it is task_mean or sum.")
+            raise MMLMisconfigurationException(f"loss_reduction must be task_mean or sum, got {reduction!r}.")
         return sum(weights.values()) if reduction == "task_mean" else 1.0
 
     def _absent_heads(self, present: set[str]) -> Tensor | float:
-        """Zero, with a gradient for heads that have none in this batch: processes that train together expect one for each."""
+        """Zero, with a gradient for heads that have none in this batch: DDP waits for a gradient of every parameter."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return 0.0
         used = {module_key(self.head_of[task]) for task in present}
@@ -252,8 +252,8 @@ class MultiTaskModel(BaseModel):
     def _is_measured(self, task: str, targets: Tensor, phase: str) -> bool:
         if not len(self._metrics.get(task, ())) or (phase == "train" and not self.setting("train_metrics", True)):
             return False
-        whole = self.specs[task].kind.target_dtype == "int64"
-        return not (whole and targets.is_floating_point())  # what mixup made of classes is a probability, and has no class
+        is_index = self.specs[task].kind.target_dtype == "int64"
+        return not (is_index and targets.is_floating_point())  # what mixup made of classes is a probability, and has no class
 
     def summarize(self, phase: str) -> dict[str, float]:
         """The losses, their total over all tasks, the metrics, and for a test their bootstrap."""
@@ -277,7 +277,9 @@ class MultiTaskModel(BaseModel):
         results = {}
         for task, samples in tasks.items():
             if "sample_id" not in samples:
-                raise ContractError(f"A batch to predict needs the field 'sample_id'; task '{task}' has {', '.join(samples)}.")
+                raise ContractError(
+                    f"A batch to predict needs the field 'sample_id', task '{task}' has only: {', '.join(samples)}."
+                )
             results[task] = {
                 "logits": output["tasks"][task]["scores"],
                 "targets": samples.get("targets"),
@@ -300,14 +302,14 @@ class MultiTaskModel(BaseModel):
         self.backbone.train(self.training)
 
     def train(self, mode: bool = True) -> MultiTaskModel:
-        """As torch's, but a frozen architecture stays in evaluation mode."""
+        """As torch's, except that a frozen architecture stays in evaluation mode."""
         super().train(mode)
         if getattr(self, "_frozen", None):
             self.backbone.eval()
         return self
 
     def count_parameters(self, only_trainable: bool = False) -> dict[str, int]:
-        """Parameters of ``backbone`` and of each head (by task)."""
+        """The number of parameters of ``backbone`` and of each head (by task)."""
         parts = {"backbone": self.backbone, **{n: self.heads[module_key(n)] for n, head in self.head_of.items() if n == head}}
         return {
             name: sum(p.numel() for p in part.parameters() if p.requires_grad or not only_trainable)
@@ -324,5 +326,5 @@ class MultiTaskModel(BaseModel):
 
 
 def module_key(task: str) -> str:
-    """A name for a task's submodule: dots are not allowed there, nor are names that a module has."""
+    """The name of a task's submodule: torch allows neither dots there nor the names of attributes."""
     return "task:" + task.replace("%", "%25").replace(".", "%2E")

@@ -18,7 +18,7 @@ Device = str | torch.device
 
 
 class ContractError(AssertionError, TypeError):
-    """The model contract is broken: a batch or an output does not have the shape that was agreed on."""
+    """A batch or an output violates the model contract."""
 
 
 class _Fields(OrderedDict[str, Any]):
@@ -30,7 +30,7 @@ class _Fields(OrderedDict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"There is no field '{name}'; there are: {', '.join(self)}.") from None
+            raise AttributeError(f"There is no field '{name}'. The fields are: {', '.join(self)}.") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -126,7 +126,7 @@ class SampleList(_Fields):
     def to(self, device: Device, non_blocking: bool = True) -> SampleList:
         """A new list on ``device``, nested ones included; other types of ``device`` raise ``TypeError``."""
         if not isinstance(device, (str, torch.device)):
-            raise TypeError(f"A device is a str or a torch.device, got {type(device).__name__}.")
+            raise TypeError(f"A device must be a str or a torch.device, got {type(device).__name__}.")
         return self._map(lambda value: value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value)
 
     def pin_memory(self) -> SampleList:
@@ -169,10 +169,10 @@ class TaskBatch(dict[str, SampleList]):
         if isinstance(batch, TaskBatch):
             return batch
         if not isinstance(batch, Mapping) or not batch:
-            raise ContractError(f"A batch is a mapping of task names to fields, got {type(batch).__name__}: {batch!r:.80}")
+            raise ContractError(f"A batch must be a mapping of task names to fields, got {type(batch).__name__}: {batch!r:.80}")
         if not all(isinstance(value, Mapping) for value in batch.values()):
             if "dataset_name" not in batch:
-                raise ContractError(f"A batch of one task needs the field 'dataset_name'; it has: {', '.join(batch)}.")
+                raise ContractError(f"A batch of one task needs the field 'dataset_name', its fields are: {', '.join(batch)}.")
             batch = {str(batch["dataset_name"]): batch}
         made = cls()
         for task, fields in batch.items():
@@ -208,13 +208,13 @@ def convert_batch_to_sample_list(batch: Any) -> SampleList:
 
 
 def to_device(batch: Any, device: Device = "cuda") -> Any:
-    """The batch on ``device``: the same object if it is there already.
+    """The batch on ``device``; the same object if it already is there.
 
-    Mappings become sample lists. Anything else is returned as it is, with a warning. Without CUDA the CPU is used, with a
+    Mappings become sample lists. Anything else is returned unchanged, with a warning. Without CUDA the CPU is used, with a
     warning.
     """
     if not isinstance(batch, Mapping):
-        warnings.warn(f"Only mappings are moved to a device, got {type(batch).__name__}.", UserWarning, stacklevel=2)
+        warnings.warn(f"Only mappings can be moved to a device, got {type(batch).__name__}.", UserWarning, stacklevel=2)
         return batch
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -248,7 +248,9 @@ def _is_pairs(samples: Sequence[Any]) -> bool:
 
 def _collate(samples: Sequence[Any]) -> list[tuple[str, Any]]:
     if not all(isinstance(sample, Mapping) for sample in samples):
-        raise ContractError(f"A batch is made of mappings, got {', '.join(sorted({type(s).__name__ for s in samples}))}.")
+        raise ContractError(
+            f"The samples of a batch must be mappings, got {', '.join(sorted({type(s).__name__ for s in samples}))}."
+        )
     names = list(samples[0])
     for index, sample in enumerate(samples):
         if set(sample) != set(names):

@@ -1,4 +1,4 @@
-"""Around a model: its configuration as a ``DictConfig``, the names in its state, the seed of its first weights."""
+"""Helpers of a model: its configuration as a ``DictConfig``, renaming of its state, the seed of its initial weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _StateDict(dict[str, Any]):
 
 @contextmanager
 def seeded(seed: int | None, *parts: Any) -> Iterator[None]:
-    """torch's generator of the CPU set to ``keyed_seed(seed, *parts)`` inside, as it was outside; null leaves it alone."""
+    """Set torch's CPU generator to ``keyed_seed(seed, *parts)`` inside the context; ``None`` leaves it alone."""
     if seed is None:
         yield
         return
@@ -62,7 +62,7 @@ def as_config(config: Any) -> DictConfig:
         config = {f.name: _loss_items(getattr(config, f.name)) for f in fields(config)}
     made = config if isinstance(config, DictConfig) else OmegaConf.create(_plain_mapping(config))
     if not isinstance(made, DictConfig):
-        raise MMLMisconfigurationException(f"A model configuration is a mapping, got {type(config).__name__}.")
+        raise MMLMisconfigurationException(f"A model configuration must be a mapping, got {type(config).__name__}.")
     return made
 
 
@@ -72,5 +72,5 @@ def _plain_mapping(config: Any) -> Any:
 
 def _loss_items(value: Any) -> Any:
     if isinstance(value, LossConfig):
-        return {"type": value.type, "params": value.params, "weight": value.weight, "datasets": value.datasets}
+        return vars(value)
     return [_loss_items(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -43,7 +43,10 @@ def _class_weights(spec: TaskSpec, group: Mapping[str, Any], balanced: bool) -> 
         return None, False
     if len(spec.class_occ) != spec.num_classes:
         logger.warning(
-            "Task '%s' counts %d of its %d classes: no class weights.", spec.name, len(spec.class_occ), spec.num_classes
+            "Task '%s' has counts of %d of its %d classes, so class weights are not used.",
+            spec.name,
+            len(spec.class_occ),
+            spec.num_classes,
         )
         return None, False
     return balancing_weights(spec.class_occ, list(spec.class_occ)), False
@@ -52,13 +55,13 @@ def _class_weights(spec: TaskSpec, group: Mapping[str, Any], balanced: bool) -> 
 def _explicit_weights(spec: TaskSpec, given: Sequence[float], auto: bool, balanced: bool) -> list[float]:
     if auto:
         raise MMLMisconfigurationException(
-            "loss.class_weights is given and loss.auto_activate_weighing is on: turn one of them off."
+            "loss.class_weights and loss.auto_activate_weighing=true exclude each other: turn one of them off."
         )
     if balanced:
-        logger.warning("loss.class_weights and sampling.balanced both weigh the classes of task '%s'.", spec.name)
+        logger.warning("loss.class_weights and sampling.balanced both weight the classes of task '%s'.", spec.name)
     if len(given) != spec.num_classes:
         raise MMLMisconfigurationException(
-            f"loss.class_weights has {len(given)} values, task '{spec.name}' has {spec.num_classes} classes."
+            f"loss.class_weights has {len(given)} values, but task '{spec.name}' has {spec.num_classes} classes: give one for each."
         )
     return [float(weight) for weight in given]
 
@@ -76,7 +79,7 @@ def _fill_in(config: LossConfig, spec: TaskSpec, weights: list[float] | None, ex
     if "weight" in accepted:
         config.params["weight"] = weights
     elif explicit:
-        logger.warning("The loss '%s' of task '%s' takes no class weights; they are left out.", config.type, spec.name)
+        logger.warning("The loss '%s' of task '%s' does not take class weights, they are not used.", config.type, spec.name)
 
 
 def _multi_params(config: LossConfig, spec: TaskSpec, weights: list[float] | None, explicit: bool) -> Any:

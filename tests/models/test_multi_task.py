@@ -93,7 +93,7 @@ def test_weights_are_normalised_over_the_tasks_present() -> None:
     assert summed == pytest.approx(4 * total)
     alone = model(tasks).eval().training_step(batch(a=fields(CLASSES)), 0)["loss"].item()
     assert alone == pytest.approx(parts["train/a/loss"])
-    with pytest.raises(MMLMisconfigurationException, match="task_mean or sum"):
+    with pytest.raises(MMLMisconfigurationException, match="must be task_mean or sum"):
         losses(loss_reduction="mean")
 
 
@@ -168,11 +168,11 @@ def test_what_cannot_be_is_refused() -> None:
         model({"t": MASK})
     with pytest.raises(MMLMisconfigurationException, match="needs 'tasks'"):
         model({})
-    with pytest.raises(MMLMisconfigurationException, match="above 0"):
+    with pytest.raises(MMLMisconfigurationException, match="must be greater than 0"):
         model({"t": {**CLASSES, "weight": 0}})
-    with pytest.raises(MMLMisconfigurationException, match="no 'task_type'"):
+    with pytest.raises(MMLMisconfigurationException, match="needs a .task_type."):
         model({"t": {"num_classes": 3}})
-    with pytest.raises(MMLMisconfigurationException, match="0 classes"):
+    with pytest.raises(MMLMisconfigurationException, match="at least one class, got 0"):
         model({"t": {"task_type": "classification"}})
     with pytest.raises(MMLMisconfigurationException, match="drop_rate"):
         model({"t": CLASSES}, {**SMALL, "drop_rate": 1.0})
