@@ -18,26 +18,14 @@ class JournalFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(os.path.abspath(path))
-
-    @property
-    def journal(self) -> Path:
-        """One operation per line; the state is a replay of it."""
-        return self.path / "journal.jsonl"
-
-    @property
-    def lease(self) -> Path:
-        """Who may write, with which token."""
-        return self.path / "lease.json"
-
-    @property
-    def heartbeat(self) -> Path:
-        """The heartbeat of the owner. A file of its own, so that a beat never overwrites a raised token."""
-        return self.path / "lease.beat"
-
-    @property
-    def claims(self) -> Path:
-        """One file for each token that was ever won."""
-        return self.path / "claims"
+        #: one operation per line; the state is a replay of it
+        self.journal = self.path / "journal.jsonl"
+        #: who may write, with which token
+        self.lease = self.path / "lease.json"
+        #: the heartbeat of the owner; a file of its own, so that a beat never overwrites a raised token
+        self.heartbeat = self.path / "lease.beat"
+        #: one file for each token that was ever won
+        self.claims = self.path / "claims"
 
 
 def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:

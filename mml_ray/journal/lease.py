@@ -61,7 +61,7 @@ class Lease:
         return lease, holder
 
     def check(self, error: type[Exception] = FencedError) -> None:
-        """Raise ``error`` where somebody claimed a higher token. Costs one open while nothing changed."""
+        """Raise ``error`` if another process claimed a higher token. Costs one open while nothing changed."""
         if self.lost:
             raise error(self.lost)
         try:
@@ -85,7 +85,7 @@ class Lease:
             self._write(None, token=token)
         self.lost = f"{self._folder.path} was closed by this process."
 
-    def is_owners(self) -> bool:
+    def is_still_held(self) -> bool:
         """Whether the lease still belongs to the process that took it, with this token or a higher one."""
         _, holder = current_holder(self._folder)
         return holder is not None and same_process(holder, self.owner)

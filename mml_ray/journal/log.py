@@ -1,7 +1,7 @@
 """The journal: one JSON object per line, ``{"crc":"xxxxxxxx","seq":n,"op":...}``; the CRC-32 covers the bytes after its comma.
 
 What a crash can leave behind is cut off at the next open: an unfinished last line, and a hole (NUL bytes) in the lines that had
-not been made durable. Anything else that does not check is an error that names file and line. To tell the two apart, the first
+not been made durable. Any other line with a wrong checksum is an error that names file and line. To tell the two apart, the first
 line of a batch says up to which ``seq`` everything was durable when it was written (``synced``).
 
 The file is never changed in place. Opening a run for writing replaces it by a copy, so a former owner that wakes up late
@@ -38,7 +38,7 @@ def encode(seq: int, op: str, fields: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """The object of a line without its line end; ``None`` if the line does not check."""
+    """The object of a line without its line end; ``None`` if its checksum is wrong."""
     if line[:8] != b'{"crc":"' or line[16:_HEAD] != b'",':
         return None
     try:
@@ -52,11 +52,10 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Content:
-    """What a journal holds: its operations, and how many bytes of the file they are (what follows is torn)."""
+    """The operations of a journal, and their size in bytes; what follows in the file was torn by a crash."""
 
     operations: list[dict[str, Any]] = field(default_factory=list)
     size: int = 0
-    torn: int = 0
 
     @property
     def seq(self) -> int:
@@ -80,13 +79,13 @@ def read_raw(path: Path) -> bytes:
         data = atomic.read_bytes(path)
     except FileNotFoundError:
         raise JournalError(
-            f"There is no journal at {path}. The run was killed before it began, or the file was removed: start a new run."
+            f"There is no journal at {path}: it was removed, or its owner was killed before it began. Start anew in another folder."
         ) from None
     except OSError as error:
         raise StorageFailure.of("read", path, error) from error
     if not data:
         raise JournalError(
-            f"The journal {path} is empty, which no crash leaves behind: restore it from a backup, or start a new run."
+            f"The journal {path} is empty, which a crash does not cause. Restore it from a backup, or start anew in another folder."
         )
     return data
 
@@ -101,20 +100,19 @@ def parse(path: Path, data: bytes) -> Content:
         if seq == 1:
             _check_format(path, line, operation)
         if operation is None:
-            _check_forgivable(path, lines, seq)
+            _check_torn(path, lines, seq)
             break
         if operation.get("seq") != seq:
             raise JournalError(
-                f"{path}, line {seq}: expected operation {seq}, found {operation.get('seq')}: lines are missing or were added. "
-                "Nothing was changed; restore the file from a backup."
+                f"{path}, line {seq}: expected operation {seq}, found {operation.get('seq')}. Lines are missing or were added. "
+                "Nothing was changed. Restore the file from a backup."
             )
         content.operations.append(operation)
         content.size += len(line) + 1
     if not content.operations:
         raise JournalError(
-            f"{path} holds no complete line ({len(tail)} bytes): the run was killed before it began. Start a new run."
+            f"{path} has {len(tail)} bytes but no complete line: its owner was killed before it began. Start anew in another folder."
         )
-    content.torn = len(data) - content.size
     return content
 
 
@@ -127,20 +125,20 @@ def _check_format(path: Path, line: bytes, operation: dict[str, Any] | None) -> 
     if isinstance(version, int) and version > FORMAT:
         raise JournalError(
             f"{path} was written by a newer mml-ray (journal format {version}; this one reads up to {FORMAT}). Update mml-ray to "
-            "continue this run."
+            "continue."
         )
 
 
-def _check_forgivable(path: Path, lines: Sequence[bytes], seq: int) -> None:
+def _check_torn(path: Path, lines: Sequence[bytes], seq: int) -> None:
     """Raise unless a crash can have left the line ``seq`` (from 1) like this."""
     line, later = lines[seq - 1], [found for text in lines[seq:] if (found := decode(text)) is not None]
     hole = b"\0" in line and all(found.get("synced", 0) < seq for found in later)
     torn_end = not lines[seq:] and not _is_json(line)
     if not hole and not torn_end:
-        where = "it is not the end of the file, which a crash may tear" if lines[seq:] else "a crash does not leave it like this"
+        why = "a crash can only damage the end of the file" if lines[seq:] else "a crash does not cause this"
         raise JournalError(
-            f"{path}, line {seq} is damaged or was edited: its checksum does not match, and {where}. Nothing was changed; "
-            "restore the file from a backup, or start a new run."
+            f"{path}, line {seq} is damaged or was edited: its checksum does not match, and {why}. Nothing was changed. "
+            "Restore the file from a backup, or start anew in another folder."
         )
 
 
@@ -156,8 +154,8 @@ class Journal:
     """The writer of one journal. ``guard`` is called before each append and after each fsync; it raises where another owner took
     over.
 
-    Lines count for :meth:`append` as written when it returns; as durable when it was asked to make them so. After a failed
-    append nothing of it counts, and the next one first cuts off whatever was left of it.
+    Lines are written when :meth:`append` returns, and durable where it was asked for that. Nothing of a failed append counts; the
+    next one first cuts off what was left of it.
     """
 
     def __init__(self, path: Path, descriptor: int, *, seq: int, size: int, guard: Callable[[], None]) -> None:
@@ -165,7 +163,7 @@ class Journal:
         self._descriptor, self._guard = descriptor, guard
         self._durable_size, self._durable_seq = size, seq
         self._tail = b""
-        self._suspect = False
+        self._needs_repair = False
 
     @classmethod
     def take_over(
@@ -211,41 +209,41 @@ class Journal:
         self._guard()
         failpoint("journal.before_append")
         try:
-            self._mend()
-            self._suspect = True
+            self._repair()
+            self._needs_repair = True
             atomic.write_all(self._descriptor, data)
             failpoint("journal.after_write")
             if durable:
                 atomic.fs.fsync(self._descriptor)
                 failpoint("journal.after_fsync")
-                self._stay_visible()
+                self._keep_file()
         except OSError as error:
             raise StorageFailure.of("write", self.path, error) from error
         if durable:
             self._guard()
-        self._count(data, len(added), durable)
+        self._advance(data, len(added), durable)
         return added
 
     def close(self) -> None:
-        """Close the file; what was not made durable stays so."""
+        """Close the file. Lines that are not durable stay so."""
         atomic.fs.close(self._descriptor)
 
-    def _count(self, data: bytes, lines: int, durable: bool) -> None:
-        self._suspect = False
+    def _advance(self, data: bytes, lines: int, durable: bool) -> None:
+        self._needs_repair = False
         self.seq += lines
         self._tail += data
         if durable:
             self._durable_size += len(self._tail)
             self._durable_seq, self._tail = self.seq, b""
 
-    def _mend(self) -> None:
-        """After a failed append: back to what is known to be durable, then what counts without being durable once more."""
-        if self._suspect:
+    def _repair(self) -> None:
+        """After a failed append: cut the file to its durable part, and write again what counts without being durable."""
+        if self._needs_repair:
             atomic.fs.truncate(self._descriptor, self._durable_size)
             atomic.write_all(self._descriptor, self._tail)
 
-    def _stay_visible(self) -> None:
-        """An older owner that woke up in the middle of its take-over may have replaced the file by its copy; put ours back."""
+    def _keep_file(self) -> None:
+        """Put the file back where an older owner, stopped in the middle of its take-over, has just replaced it by a copy."""
         if os.fstat(self._descriptor).st_nlink:
             return
         self._guard()

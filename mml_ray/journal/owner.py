@@ -1,4 +1,4 @@
-"""Who owns a run, and whether that process is still alive; never by comparing the wall clocks of two machines."""
+"""Who owns a journal, and whether that process is still alive; never by comparing the wall clocks of two machines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def _machine_id() -> str:
-    """What process numbers mean something within: one boot of one machine, and one process namespace of it."""
+    """Where a process number is unique: one boot of one machine, and one process namespace of it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -43,7 +43,7 @@ def current_owner() -> dict[str, Any]:
 
 
 def process_start(pid: int) -> str | None:
-    """When the process with this number started; ``None`` if there is none (a zombie is none)."""
+    """When the process with this number started; ``None`` if it does not exist (a zombie does not count)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return None if fields[0] in (b"Z", b"X") else f"ticks:{int(fields[19])}"
@@ -60,8 +60,8 @@ def process_start(pid: int) -> str | None:
 
 
 def die_with_parent() -> None:
-    """Let this process be killed when the one that started it ends: a worker or an actor whose raylet was killed must not live on,
-    for Ray starts another one elsewhere (Linux; elsewhere it may live on, and is fenced).
+    """Let the kernel kill this process when its parent ends (Linux). A worker or an actor whose raylet was killed must not live on,
+    since Ray starts another one elsewhere; on other systems it may, and is fenced.
     """
     if sys.platform == "linux":
         import ctypes
@@ -76,7 +76,7 @@ def same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def describe(owner: Mapping[str, Any]) -> str:
-    """For messages: process and host, and since when it holds the run."""
+    """Process and host, and since when it holds the lease, for messages."""
     since = f", since {owner['since']}" if owner.get("since") else ""
     return f"process {owner.get('pid')} on {owner.get('host')}{since}"
 
@@ -89,8 +89,8 @@ def is_alive(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Whether the owner lives. On this machine: a process with its number and start time exists (also a stopped one). On another
-    one: its beat changes within ``timeout`` seconds of this machine's monotonic clock, which is how long the answer may take.
+    """Whether the owner is alive. On this machine: a process with its number and start time exists (it may be stopped). On another
+    machine: its heartbeat changes within ``timeout`` seconds of this machine's monotonic clock; the answer may take that long.
     """
     here = current_owner()
     if owner.get("host") == here["host"] and owner.get("machine") == here["machine"]:
@@ -110,7 +110,7 @@ def _signature(owner: Mapping[str, Any]) -> str:
 
 
 def read_heartbeat(file: Path, owner: Mapping[str, Any]) -> str | None:
-    """The last beat of this owner; ``None`` if there is none, or the last one was somebody else's."""
+    """The last beat of this owner; ``None`` if there is none, or another owner wrote the last one."""
     try:
         text = atomic.read_bytes(file).decode(errors="replace")
     except OSError:
@@ -120,7 +120,7 @@ def read_heartbeat(file: Path, owner: Mapping[str, Any]) -> str | None:
 
 
 class Heartbeat:
-    """Beats from a daemon thread of the owner's process until closed, or until the run belongs to somebody else."""
+    """Beats from a daemon thread of the owner's process, until it is closed or another process holds the lease."""
 
     def __init__(
         self, file: Path, owner: Mapping[str, Any], *, still_mine: Callable[[], bool], interval: float = HEARTBEAT_INTERVAL
@@ -131,12 +131,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="mml-ray-heartbeat", daemon=True)
 
     def start(self) -> None:
-        """The first beat is written before this returns."""
+        """Write the first beat, and start the thread."""
         self._beat()
         self._thread.start()
 
     def close(self) -> None:
-        """No beat after this."""
+        """Stop; no beat is written after this returns."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -151,7 +151,7 @@ class Heartbeat:
                 log.warning("The heartbeat could not be written to %s: %s", self._file, error)
 
     def _beat(self) -> None:
-        """In place and of one width: a reader on a network file system sees it at its next open, and never half of it."""
+        """Write in place and with a fixed width: a reader on a network file system sees it at its next open, and never half of it."""
         self._count += 1
         line = f"{self._signature} {time.time_ns()}-{self._count:012d}".ljust(_WIDTH) + "\n"
         descriptor = atomic.fs.open(self._file, os.O_WRONLY | os.O_CREAT)

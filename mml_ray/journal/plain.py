@@ -12,10 +12,10 @@ _MARK = "$float"
 
 
 def to_plain(value: Any, where: str = "value") -> Any:
-    """``value`` as JSON can hold it: tuples become lists, subclasses of str, int and float the real ones, nan and inf a mark.
+    """``value`` as JSON can hold it: tuples become lists, subclasses of str, int and float become those, nan and inf a mark.
 
     Raises:
-        MMLMisconfigurationException: anything else, naming the place: ``where`` is how the value is called.
+        MMLMisconfigurationException: anything else; the message calls the value ``where``.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -32,14 +32,13 @@ def to_plain(value: Any, where: str = "value") -> Any:
     if isinstance(value, Mapping):
         return {_key(key, where): to_plain(item, where) for key, item in value.items()}
     raise MMLMisconfigurationException(
-        f"{where} holds {kind.__module__}.{kind.__qualname__}, which is not plain data. Allowed: str, int, float, bool, None, "
-        "and lists "
-        "and dicts (with str keys) of them. Store anything else as a file and pass its path."
+        f"{where} holds {kind.__module__}.{kind.__qualname__}, which is not plain data. Allowed: str, int, float, bool, None, and "
+        "lists and dicts (with str keys) of them. Store anything else as a file and pass its path."
     )
 
 
 def from_plain(value: Any) -> Any:
-    """The inverse of :func:`to_plain` but for the types it unified."""
+    """The inverse of :func:`to_plain`, except for the types it unified."""
     if isinstance(value, dict):
         if len(value) == 1 and _MARK in value:
             return float(value[_MARK])
@@ -65,13 +64,13 @@ def _text(value: str, where: str) -> str:
 
 def _integer(value: int, where: str) -> int:
     if not -(2**63) <= value < 2**64:
-        raise MMLMisconfigurationException(f"{where} holds {value}, which does not fit into 64 bits; pass it as text.")
+        raise MMLMisconfigurationException(f"{where} holds {value}, which does not fit into 64 bits. Pass it as text.")
     return value
 
 
 def _key(key: Any, where: str) -> str:
     if not isinstance(key, str) or key == _MARK:
         raise MMLMisconfigurationException(
-            f"{where} holds a dict with the key {key!r} ({type(key).__name__}); keys are text, not '{_MARK}'."
+            f"{where} holds a dict with the key {key!r} ({type(key).__name__}). Keys must be text other than '{_MARK}'."
         )
     return _text(key, where)

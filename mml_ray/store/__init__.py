@@ -1,1 +1,1 @@
-"""What is on disk and who may write it. The journal of a run is the truth; everything else can be made anew from it."""
+"""What is on disk and who may write it. The journal of a run is the truth; everything else can be recreated from it."""

@@ -72,13 +72,13 @@ class ModelStorage(_Stored):
         """Read a storage, with everything that was committed to change in it.
 
         Raises:
-            DataError: the file is no model storage.
+            DataError: the file is not a model storage.
             FileNotFoundError: there is none.
         """
         root, path = _root(results_root), Path(os.path.abspath(path))
         content = model_updates.load(path)
         if "pipeline" not in content or "parameters" not in content:
-            raise DataError(f"{path} is no model storage: it has no 'pipeline' and 'parameters'.")
+            raise DataError(f"{path} is not a model storage: it has no 'pipeline' and 'parameters'.")
         predictions, metrics = model_updates.apply_updates(content)
         fold, performance = content.get("fold"), content.get("performance")
         storage = cls(

@@ -1,4 +1,4 @@
-"""Every file of a run is a property of one object; and paths are stored so that folders may be moved.
+"""The files of a run as attributes of one object, and paths in a form that lets folders be moved.
 
 A stored path is ``<scheme>:<relative path with slashes>``: ``results:`` below the results root, ``data:`` below the data root,
 ``run:`` below the run folder where that lies in neither, and ``file:`` with an absolute path for anything else.
@@ -18,45 +18,21 @@ from mml_ray.journal.folder import JournalFolder
 class RunPaths(JournalFolder):
     """The files of one run folder."""
 
-    @property
-    def run_dir(self) -> Path:
-        """The folder itself."""
-        return self.path
-
-    @property
-    def plan(self) -> Path:
-        """The plan as JSON: what the journal holds, for people and programs."""
-        return self.run_dir / "plan.json"
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.run_dir / "config.yaml"
-
-    @property
-    def reused(self) -> Path:
-        """The artifacts of earlier runs that this run uses."""
-        return self.run_dir / "reused.json"
-
-    @property
-    def logs(self) -> Path:
-        """Logs of the run and of its commands."""
-        return self.run_dir / "logs"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Training checkpoints by command; removed when the run has finished."""
-        return self.run_dir / "CHECKPOINTS"
-
-    @property
-    def temp(self) -> Path:
-        """Files of ``TEMP_PATH`` assignments; removed when the run has finished."""
-        return self.run_dir / "TEMP"
-
-    @property
-    def report(self) -> Path:
-        """The report of the run."""
-        return self.run_dir / "report.html"
+    def __init__(self, run_dir: Path | str) -> None:
+        super().__init__(run_dir)
+        self.run_dir = self.path
+        #: the plan as JSON: what the journal holds, for people and programs
+        self.plan = self.path / "plan.json"
+        #: the resolved configuration
+        self.config = self.path / "config.yaml"
+        #: the artifacts of earlier runs that this run uses
+        self.reused = self.path / "reused.json"
+        #: logs of the run and of its commands
+        self.logs = self.path / "logs"
+        #: training checkpoints by command, and files of ``TEMP_PATH`` assignments; removed when the run has finished
+        self.checkpoints = self.path / "CHECKPOINTS"
+        self.temp = self.path / "TEMP"
+        self.report = self.path / "report.html"
 
     def log_of(self, command: str) -> Path:
         """The log of one command."""

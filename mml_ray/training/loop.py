@@ -20,18 +20,21 @@ from torch import Tensor
 
 from mml_ray.errors import CommandInterrupted, MMLMisconfigurationException
 from mml_ray.training.checkpoints import Generations, Position
+from mml_ray.training.steps import Report
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsTracker(Checkpoint):
     """A row per epoch of what is named ``train/...``, ``val/...``, ``lr...``, ``stats/...``; validation values only where one ran.
+    Each row is also handed to ``report``, with its epoch counted from 1.
 
     (A ``Checkpoint`` for Lightning, so that it runs after the model logged its epoch.)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report | None = None) -> None:
         self.rows: list[dict[str, float]] = []
+        self._report = report
         self._validated = False
         self._validation: dict[str, float] = {}
 
@@ -54,6 +57,9 @@ class MetricsTracker(Checkpoint):
         wanted = ("train/", "lr", "stats/", *(["val/"] if self._validated else []))
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(wanted)}
         self.rows.append({"epoch": trainer.current_epoch, **values})
+        if self._report is not None:  # seven digits are what a float32 holds
+            rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+            self._report({"epoch": trainer.current_epoch + 1, "values": rounded})
         self._validated = False
 
     def state_dict(self) -> dict[str, Any]:

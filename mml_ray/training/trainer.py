@@ -127,7 +127,7 @@ def _callbacks(options: TrainerOptions) -> list[Any]:
     chosen += create_callbacks(options.callbacks)
     if options.report is not None:
         chosen.append(ProgressReport(options.report, seconds=options.report_seconds))
-    chosen.append(MetricsTracker())
+    chosen.append(MetricsTracker(options.report))
     if options.monitor is not None:
         chosen.append(BestWeights(*options.monitor))
     chosen.append(

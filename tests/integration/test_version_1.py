@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from mml_ray import cli
 from mml_ray.journal.owner import current_owner
+from mml_ray.store.run.store import read_run
 from tests.integration.harness import Place, commits, journal
 
 FIXTURES = Path(__file__).resolve().parents[1] / "assets" / "runs_of_version_1"
@@ -143,6 +144,10 @@ def test_a_killed_run_of_version_1_is_continued_to_the_same_end(place: Place, ca
     (log,) = (run_dir / "logs").glob("train_fold--shapes-nested-1*.log")
     assert "goes on after epoch 1" in log.read_text(), "fold 1 was resumed from the checkpoint of version 1"
     _ended_as_the_finished_one(place, "killed", resumed="shapes+nested?1", undisturbed="shapes+nested?2")
+    curves = {key[:27]: rows for key, rows in read_run(run_dir).curves.items()}
+    epochs = {key: [row["epoch"] for row in rows] for key, rows in curves.items()}
+    assert epochs == {"train_fold--shapes-nested-1": [2, 3], "train_fold--shapes-nested-2": [1, 2, 3]}
+    assert all(any(name.startswith("val/") for name in row["values"]) for rows in curves.values() for row in rows)
     code, output = _output(capsys, "runs", "verify", "killed")
     assert code == 0, output
     code, output = _output(capsys, "continue=latest", "proj=killed")

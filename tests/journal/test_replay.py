@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from mml_ray.journal import log, opening
 from mml_ray.journal.folder import JournalFolder
 from mml_ray.journal.owner import current_owner
 from mml_ray.journal.replay import State
+from mml_ray.store.run.state import RunState
 from mml_ray.store.run.store import read_run
 from tests.store.world import World, dead_owner, done
+
+VERSION_1 = Path(__file__).parents[1] / "assets" / "runs_of_version_1"
 
 
 class StudyState(State):
@@ -123,3 +127,18 @@ def test_a_journal_of_the_first_format_goes_on(tmp_path: Path, monkeypatch: pyte
     again.close()
     assert [item["version"] for item in world.journal() if item["op"] == "run_opened"] == [1, 2]
     assert {key: commit["result"] for key, commit in read_run(world.run_dir).commits.items()} == {"c0": 1, "c1": 2}
+
+
+@pytest.mark.parametrize("source", sorted(VERSION_1.rglob("journal.jsonl")), ids=lambda path: path.parent.name)
+def test_a_run_of_version_1_is_opened_for_writing_with_nothing_lost(source: Path, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    shutil.copytree(source.parent, world.run_dir)
+    (world.run_dir / "lease.json").unlink()  # its owner is on another machine, whose heartbeat would be waited for
+    shutil.rmtree(world.run_dir / "claims")
+    before, running = read_run(world.run_dir), {item.command for item in read_run(world.run_dir).running()}
+    store = world.open(owner=dead_owner(1))
+    assert repr(store.state.commits) == repr(before.commits) and store.state.plan == before.plan
+    assert {key for key, tries in store.attempts().items() if tries[-1]["reason"] == "lost"} >= running
+    assert {item["unit"] for item in store.results("train_fold")} <= {""} and store.learning_curves() == {}
+    after = RunState.replay(log.read(world.run_dir / "journal.jsonl").operations)
+    assert (after.id, after.manifest, repr(after.commits)) == (before.id, before.manifest, repr(before.commits))

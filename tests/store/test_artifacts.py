@@ -86,7 +86,7 @@ def test_changes_by_hand_are_added_once_and_leave_the_rest_alone(tmp_path: Path)
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pipeline": 1', '{"members": []}'])
 def test_what_is_no_model_storage(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.json").write_text(content)
-    with pytest.raises(DataError, match="no model storage"):
+    with pytest.raises(DataError, match="not a model storage"):
         ModelStorage.load(tmp_path / "m.json", tmp_path)
     with pytest.raises(FileNotFoundError):
         ModelStorage.load(tmp_path / "none.json", tmp_path)

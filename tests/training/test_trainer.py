@@ -69,13 +69,26 @@ def test_unknown_callbacks_name_the_close_ones() -> None:
 
 
 def test_progress_is_reported() -> None:
-    said: list[dict[str, Any]] = []
-    fit(tiny_model(), TinyData(), create_trainer(tiny_options(max_epochs=2, report=said.append, report_seconds=0.0)))
-    assert [(s["epoch"], s["epochs"], s["step"], s["steps"]) for s in said] == [(e, 2, s, 5) for e in (1, 2) for s in range(1, 6)]
-    assert all(math.isfinite(s["loss"]) and s["seconds"] >= 0 for s in said)
-    said.clear()
-    fit(tiny_model(), TinyData(), create_trainer(tiny_options(max_epochs=2, report=said.append, report_seconds=1000.0)))
-    assert [s["step"] for s in said] == [1, 5, 5]  # the first, and the end of every epoch
+    def reported(seconds: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The reports on steps, and those that end an epoch."""
+        reports: list[dict[str, Any]] = []
+        result = fit(
+            tiny_model(), TinyData(), create_trainer(tiny_options(max_epochs=2, report=reports.append, report_seconds=seconds))
+        )
+        rows = [{"epoch": row["epoch"] + 1, "values": {k: v for k, v in row.items() if k != "epoch"}} for row in result.metrics]
+        ends = [item for item in reports if "values" in item]
+        assert [item["epoch"] for item in ends] == [1, 2] and "val/tiny/loss" in ends[0]["values"]
+        for end, row in zip(ends, rows, strict=True):
+            assert end["values"] == pytest.approx(row["values"], rel=1e-6)
+        return [item for item in reports if "values" not in item], ends
+
+    steps, _ = reported(0.0)
+    assert [(s["epoch"], s["epochs"], s["step"], s["steps"]) for s in steps] == [
+        (e, 2, s, 5) for e in (1, 2) for s in range(1, 6)
+    ]
+    assert all(math.isfinite(s["loss"]) and s["seconds"] >= 0 for s in steps)
+    steps, _ = reported(1000.0)
+    assert [s["step"] for s in steps] == [1, 5, 5]  # the first, and the end of every epoch
 
 
 def test_the_score_is_the_best_monitored_value_or_the_last_recorded() -> None:

@@ -1,4 +1,4 @@
-"""Removing files of a run, so that a name which somebody else took meanwhile is never touched.
+"""Removing files of a run, so that a file of the same name that another run wrote meanwhile is never touched.
 
 Before a file is removed the journal says so, with the file's inode, time of change and size: after a kill in between only that
 very file is removed at the next open, not a later one of the same name.
@@ -25,7 +25,7 @@ from mml_ray.store.run.state import Identity, RunState
 
 _MISSING: Identity = (0, 0, 0)
 _MODELS = "models"
-#: what :func:`mml_ray.atomic.replacing` calls a file until it is whole
+#: the name that :func:`mml_ray.atomic.replacing` gives a file until it is whole
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp(\.[^.]+)?")
 UNCOMMITTED = "uncommitted"
 
@@ -35,14 +35,14 @@ class Cleaner:
 
     def __init__(self, paths: RunPaths, roots: Roots, state: RunState, append: Callable[[Sequence[Operation]], None]) -> None:
         self._paths, self._roots, self._state, self._append = paths, roots, state, append
-        self._given_up: dict[str, Identity] = {}
+        self._released: dict[str, Identity] = {}
 
     def release(self, stored: Iterable[str], why: str) -> None:
-        """Give up these stored paths and remove their files; also what an earlier call could not remove.
+        """Release these stored paths and remove their files, and those that an earlier call could not remove.
 
-        ``why=uncommitted``: a file that another run of the project has taken the name for meanwhile stays.
+        ``why=uncommitted``: a file whose name another run of the project has taken meanwhile stays.
         """
-        self._remove_given_up()
+        self._remove_released()
         identities = {path: _identity(self._roots.absolute(path)) for path in dict.fromkeys(stored)}
         if why == UNCOMMITTED:
             for path, found in identities.items():
@@ -50,8 +50,8 @@ class Cleaner:
                     identities[path] = _MISSING
         if identities:
             self._append([("paths_released", {"paths": {path: list(item) for path, item in identities.items()}, "why": why})])
-            self._given_up.update(identities)
-            self._remove_given_up()
+            self._released.update(identities)
+            self._remove_released()
         if why == UNCOMMITTED:
             files = [self._roots.absolute(path) for path in identities]
             _sweep_beside(file for file in files if not self._is_of_another_run(file))
@@ -64,24 +64,24 @@ class Cleaner:
         return any(holds(folder, file) for folder in others)
 
     def finish_releases(self) -> None:
-        """Remove what former owners had given up and not removed."""
-        self._given_up.update(self._state.released)
-        self._remove_given_up()
+        """Remove the files that former owners had released and not removed."""
+        self._released.update(self._state.released)
+        self._remove_released()
 
-    def _remove_given_up(self) -> None:
+    def _remove_released(self) -> None:
         folders: dict[Path, None] = {}
-        for path, identity in list(self._given_up.items()):
+        for path, identity in list(self._released.items()):
             file = self._roots.absolute(path)
             if _unlink(file, identity):
                 folders[file.parent] = None
-            del self._given_up[path]
+            del self._released[path]
         for folder in folders:
             atomic.sync_folder(folder)
 
     def sweep(self, token: int) -> None:
-        """Remove the temporary files that owners before ``token`` left behind when they were killed.
+        """Remove the temporary files of owners before ``token`` that were killed.
 
-        Only those not younger than the claim of this token: a process that competes for the run may be writing others just now.
+        Only those not younger than the claim of this token: a process that competes for the run may be writing others now.
         """
         claimed = os.stat(self._paths.claims / str(token)).st_mtime_ns
         run = self._state.run[:12]
@@ -100,8 +100,8 @@ class Cleaner:
         self._sweep_beside_artifacts(claimed)
 
     def _sweep_beside_artifacts(self, until: int | None = None) -> None:
-        """What attempts that were killed had begun to write beside the artifacts that others have committed by now. Another run may
-        change a model storage just now, so their folders are locked meanwhile.
+        """Remove the temporary files of killed attempts beside the artifacts that others have committed since. Another run may be
+        changing a model storage, so their folders are locked meanwhile.
         """
         files: dict[bool, list[Path]] = {True: [], False: []}
         for path, item in self._state.artifacts.items():
@@ -112,7 +112,7 @@ class Cleaner:
                 _sweep_beside((file for file in files[True] if file.parent == folder), until)
 
     def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:
-        """At the end of a run: artifacts of the enabled keys, TEMP and CHECKPOINTS; returns what was removed."""
+        """Remove the artifacts of the enabled keys, TEMP and CHECKPOINTS at the end of a run; returns what was removed."""
         wanted = {key for key, enabled in remove.items() if enabled}
         artifacts = {path: item["key"] for path, item in self._state.artifacts.items() if item["key"] in wanted}
         temp = self._roots.stored(self._paths.temp) + "/"
@@ -128,7 +128,7 @@ class Cleaner:
 
 
 def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
-    """Remove the temporary files of writes that never ended, of these files; ``until``: only those not younger (``st_mtime_ns``)."""
+    """Remove the temporary files that unfinished writes of these files left; ``until``: only those not younger (``st_mtime_ns``)."""
     names: dict[Path, set[str]] = {}
     for file in files:
         names.setdefault(file.parent, set()).add(file.name)

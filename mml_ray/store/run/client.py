@@ -24,7 +24,6 @@ class RunStoreClient(StoreClient, RunStoreProtocol):
     progress = forward(RunStoreProtocol.progress)
     request_stop = forward(RunStoreProtocol.request_stop)
     task_state = forward(RunStoreProtocol.task_state)
-    all_task_states = forward(RunStoreProtocol.all_task_states)
     results = forward(RunStoreProtocol.results)
     result = forward(RunStoreProtocol.result)
     committed = forward(RunStoreProtocol.committed)

@@ -1,4 +1,4 @@
-"""Which outcomes may be committed: decided from the state of the run alone, but for the look whether the artifacts are there."""
+"""Which outcomes may be committed: decided from the state of the run, and a check that the artifacts exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mml_ray.store.run.state import Attempt, RunState
 COMMITTED, REFUSED, CONFLICT = "committed", "refused", "conflict"
 
 
-class NotCommitted(Exception):
+class OutcomeRejected(Exception):
     """Why an outcome is not committed."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -26,8 +26,8 @@ class NotCommitted(Exception):
         self.status, self.reason = status, reason
 
 
-def where(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """The node and the process of an attempt, if its outcome tells."""
+def place_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The node and the process of an attempt, if its outcome names them."""
     return {"node": str(outcome["node"]), "pid": int(outcome.get("pid") or 0)} if outcome.get("node") else {}
 
 
@@ -47,7 +47,7 @@ class Decision:
 
 @dataclass
 class Decider:
-    """Decides outcome after outcome; what it accepted before counts for those that follow."""
+    """Decides the outcomes of one call; those it accepted count for the ones that follow."""
 
     state: RunState
     roots: Roots
@@ -56,14 +56,14 @@ class Decider:
     _commands: set[str] = field(default_factory=set)
 
     def decide(self, outcome: Mapping[str, Any]) -> Decision:
-        """Never raises for what the outcome holds; the decision says what is wrong with it."""
+        """Decide one outcome. Never raises for its content; the decision says what is wrong with it."""
         command = str(outcome.get("command"))
         try:
             attempt = self._current(command, outcome)
             if attempt is None:
                 return Decision(command, COMMITTED)
             fields = self._fields(attempt, outcome)
-        except NotCommitted as answer:
+        except OutcomeRejected as answer:
             return Decision(command, answer.status, answer.reason)
         self._commands.add(command)
         for task, delta in fields["structs"].items():
@@ -79,14 +79,16 @@ class Decider:
         if commit is not None and commit["attempt"] == number:
             return None
         if commit is not None or command in self._commands:
-            by = commit["attempt"] if commit else "this call"
-            raise NotCommitted(REFUSED, f"{command} was committed already, by {by if commit is None else f'attempt {by}'}")
+            by = f"attempt {commit['attempt']}" if commit else "this call"
+            raise OutcomeRejected(REFUSED, f"{command} was already committed, by {by}")
         if latest is None:
-            raise NotCommitted(REFUSED, f"no attempt at {command} was ever started")
+            raise OutcomeRejected(REFUSED, f"no attempt at {command} was started")
         if latest.number != number:
-            raise NotCommitted(REFUSED, f"attempt {number} of {command} is fenced: attempt {latest.number} has taken its place")
+            raise OutcomeRejected(REFUSED, f"attempt {number} of {command} was replaced by attempt {latest.number}")
         if latest.status != "running":
-            raise NotCommitted(REFUSED, f"attempt {number} of {command} had failed ({latest.reason}: {latest.message})")
+            raise OutcomeRejected(
+                REFUSED, f"attempt {number} of {command} had already failed ({latest.reason}: {latest.message})"
+            )
         return latest
 
     def _fields(self, attempt: Attempt, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class Decider:
             updates = self._updates(normalized(outcome.get("models_update") or {}, "models_update"))
             structs = self._structs(attempt, normalized(outcome.get("structs") or {}, "structs"))
         except UserError as error:
-            raise NotCommitted(REFUSED, str(error)) from None
+            raise OutcomeRejected(REFUSED, str(error)) from None
         seconds = float(outcome.get("seconds") or 0.0)
         return {
             "command": attempt.command,
@@ -107,7 +109,7 @@ class Decider:
             "models_update": updates,
             "seconds": round(seconds, 3),
             "at": self.at,
-            **where(outcome),
+            **place_of(outcome),
         }
 
     def _artifact(self, attempt: Attempt, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,20 +117,20 @@ class Decider:
         path = self.roots.stored(given) if os.path.isabs(given) else given
         reserved = attempt.reservation(path)
         if reserved is None:
-            raise NotCommitted(REFUSED, f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
+            raise OutcomeRejected(REFUSED, f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
         try:
             size = _size(self.roots.absolute(path))
         except OSError as error:
-            raise NotCommitted(REFUSED, f"artifact {path} cannot be seen: {error.strerror}") from None
+            raise OutcomeRejected(REFUSED, f"artifact {path} cannot be read: {error.strerror}") from None
         if size != item["size"]:
-            raise NotCommitted(REFUSED, f"artifact {path} has {size} bytes now, {item['size']} when it was measured")
+            raise OutcomeRejected(REFUSED, f"artifact {path} has {size} bytes, but had {item['size']} when it was measured")
         return {"path": path, "key": reserved.key, "size": size, "sha256": str(item["sha256"])}
 
     def _updates(self, updates: Mapping[str, Any]) -> dict[str, Any]:
         for path, delta in updates.items():
             check_delta(path, delta)
             if not self.roots.absolute(path).is_file():
-                raise NotCommitted(REFUSED, f"{path}, which the command changed, is no file")
+                raise OutcomeRejected(REFUSED, f"{path}, which the command changed, is not a file")
         return dict(updates)
 
     def _structs(self, attempt: Attempt, structs: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,11 +151,10 @@ class Decider:
         value, other = found
         if value == path or other == command or self.state.precedes(other, command):
             return
-        raise NotCommitted(
+        raise OutcomeRejected(
             CONFLICT,
-            f"{command} and {other} both set the path '{key}' of task '{task}' (to {path} and {value}), and neither waits for "
-            "the other. "
-            "Give them distinct keys, append to the models instead, or let one wait for the other (after=[...]).",
+            f"{command} and {other} both set the path '{key}' of task '{task}' (to {path} and {value}), and neither waits for the "
+            "other. Use distinct keys, append to the models instead, or let one wait for the other (after=[...]).",
         )
 
 
@@ -163,9 +164,9 @@ def finish_blockers(state: RunState) -> Sequence[str]:
 
 
 def _size(path: Path) -> int:
-    """Of the file as its server knows it: another node has just replaced it, and ``stat`` alone may answer from a cache."""
+    """The size as the file server knows it: another node has just replaced the file, and ``stat`` alone may answer from a cache."""
     try:
         found = atomic.identity(path)
-    except OSError:  # it cannot be opened here, which takes more than its size
+    except OSError:  # it may not be opened here, which asks for more rights than its size
         found = None
     return os.stat(path).st_size if found is None else found[2]

@@ -1,4 +1,4 @@
-"""Looking at runs without writing: the state of one, whether its artifacts are intact, and the runs of a project."""
+"""Reading runs without writing: the state of one, whether its artifacts are intact, and the runs of a project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 from mml_ray import atomic
 from mml_ray.errors import JournalError, StorageError, UserError
 from mml_ray.journal import log as journal
-from mml_ray.journal.lease import current_holder
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run import model_updates
 from mml_ray.store.run.publish import measure
@@ -31,7 +30,7 @@ def read_run(run_dir: Path | str) -> RunState:
 
 
 def salvage(run_dir: Path | str) -> tuple[RunState, str]:
-    """The state as far as the journal can be read, and what is wrong with the rest ('' if nothing). Only for looking."""
+    """The state as far as the journal can be read, and what is wrong with the rest ('' if nothing). For display only."""
     path = RunPaths(run_dir).journal
     try:
         return read_run(run_dir), ""
@@ -56,7 +55,7 @@ def roots_of(state: RunState, run_dir: Path | str) -> Roots:
 
 
 def holds(run_dir: Path | str, file: Path) -> bool:
-    """Whether a run committed this file, or an attempt of it may be writing it. A journal that cannot be read may hold anything."""
+    """Whether a run committed this file, or one of its attempts may be writing it. A journal that cannot be read counts as yes."""
     try:
         lines = atomic.read_bytes(RunPaths(run_dir).journal)
     except FileNotFoundError:
@@ -71,7 +70,7 @@ def holds(run_dir: Path | str, file: Path) -> bool:
 
 
 def verify(run_dir: Path | str, roots: Mapping[str, str] | None = None) -> list[str]:
-    """Measure every artifact again; returns what is wrong, one line each (empty: all is well).
+    """Measure every artifact again; returns one line for each problem.
 
     ``roots`` is needed only where the run folder was moved out of its results root. Costs reading every artifact once.
     """
@@ -91,7 +90,7 @@ def _check(path: Path, item: Mapping[str, Any]) -> str:
     committed = model_updates.committed_bytes(path) if item["key"] == "models" else None
     if committed is not None and sha256(committed).hexdigest() == item["sha256"]:
         return ""
-    return f"{path}: changed since {item['command']} committed it ({found['size']} bytes, then {item['size']})"
+    return f"{path}: changed since {item['command']} committed it ({found['size']} bytes now, {item['size']} then)"
 
 
 def _check_updates(state: RunState, roots: Roots) -> list[str]:
@@ -103,8 +102,8 @@ def _check_updates(state: RunState, roots: Roots) -> list[str]:
             problems.append(f"{path}: {error}")
             continue
         known = {(item["run"], item["command"]) for item in content.get(model_updates.UPDATES, [])}
-        lacking = [item["command"] for item in entries if (item["run"], item["command"]) not in known]
-        problems += [f"{path}: lacks what {command} committed (continuing the run puts it back)" for command in lacking]
+        missing = [item["command"] for item in entries if (item["run"], item["command"]) not in known]
+        problems += [f"{path}: the changes of {command} are missing (continuing the run restores them)" for command in missing]
     return problems
 
 
@@ -122,25 +121,20 @@ def pending_updates(state: RunState) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One run of a project. ``broken`` says what is wrong with its journal ('' if nothing), ``owner`` who holds it ('' if
-    nobody).
-    """
+    """One run of a project; ``broken`` says what is wrong with its journal ('' if nothing)."""
 
     path: Path
-    run: str = ""
     opened: float = 0.0
     mode: str = ""
-    status: str = ""
-    committed: int = 0
-    total: int = 0
     finished: bool = False
     broken: str = ""
-    owner: Mapping[str, Any] | None = None
 
 
 def find_runs(project_dir: Path | str) -> list[RunInfo]:
-    """All runs of a project, the newest first, by the time their journals give; those that never began come last."""
-    return sorted(map(run_info, run_folders(project_dir)), key=lambda info: info.opened, reverse=True)
+    """All runs of a project, the newest first, by the time their journals give; those that never began come last. Never raises for
+    a broken one.
+    """
+    return sorted(map(_run_info, run_folders(project_dir)), key=lambda info: info.opened, reverse=True)
 
 
 def run_folders(project_dir: Path | str) -> list[Path]:
@@ -154,28 +148,12 @@ def run_folders(project_dir: Path | str) -> list[Path]:
     )
 
 
-def run_info(run_dir: Path) -> RunInfo:
-    """What is known about one run; never raises for a broken one."""
+def _run_info(run_dir: Path) -> RunInfo:
     try:
         state = read_run(run_dir)
     except (JournalError, StorageError) as error:
-        return RunInfo(run_dir, opened=_first_opened(run_dir), status="broken", broken=str(error))
-    try:
-        owner = current_holder(RunPaths(run_dir))[1]
-    except (OSError, JournalError):
-        owner = None
-    keys = state.commands or state.commits
-    return RunInfo(
-        run_dir,
-        run=state.run,
-        opened=state.opened,
-        mode=str(state.manifest.get("mode", "")),
-        status=state.status,
-        committed=sum(key in state.commits for key in keys),
-        total=len(keys),
-        finished=state.finished,
-        owner=owner,
-    )
+        return RunInfo(run_dir, opened=_first_opened(run_dir), broken=str(error))
+    return RunInfo(run_dir, state.opened, mode=str(state.manifest.get("mode", "")), finished=state.finished)
 
 
 def _first_opened(run_dir: Path) -> float:

@@ -18,7 +18,7 @@ _LIMIT = 4096
 
 
 def marker(run: str, command: str, attempt: int) -> bytes:
-    """What a reserved file holds before its artifact: which attempt of which command of which run it belongs to."""
+    """The content of a reserved file before its artifact is written: the run, command and attempt that reserved it."""
     return orjson.dumps({"mml_ray_reserved": {"run": run, "command": command, "attempt": attempt}})
 
 
@@ -40,10 +40,9 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
 
 def occupy(path: Path, run: str, command: str, attempt: int) -> Literal["created", "ours", "foreign"]:
-    """Create ``path`` exclusively with a marker. ``ours``: it held a marker of this run, which was replaced; ``foreign``: it is
-    taken.
+    """Create ``path`` exclusively with a marker. ``ours``: it had a marker of this run, which was replaced; ``foreign``: it is taken.
 
-    The caller makes sure that no living attempt of this run holds ``path``.
+    The caller makes sure that no running attempt of this run holds ``path``.
     """
     data = marker(run, command, attempt)
     temporary = path.with_name(f".{path.name}.{run[:12]}.tmp")

@@ -1,8 +1,8 @@
-"""Model storages change by delta: the commit carries the change, the store journals it and writes the file anew.
+"""Model storages change by delta: the commit carries the change, the store journals it and rewrites the file.
 
-In the file the changes stand in ``updates``, each under the run and the command it came from, and what its own command committed of the
-fields that they change in ``committed``. Both together make the fields anew each time, which every reader of a model storage sees. So
-applying a change twice changes nothing, and the committed content can still be verified.
+In the file ``updates`` lists the changes with the run and command of each, and ``committed`` keeps the fields that they change as the
+file's own command committed them. The fields that readers see are computed from both each time. So applying a change twice changes
+nothing, and the committed content can still be verified.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ UPDATES = "updates"
 COMMITTED = "committed"
 FIELDS = ("predictions", "append_metrics")
 _CHANGED = ("predictions", "metrics")
-#: seconds to wait for another run that changes the same folder: it may be asleep, or the file system know no locks
+#: seconds to wait for another run that changes the same folder: its process may be stopped
 LOCK_TIMEOUT = 5.0
 
 
 def check_delta(path: str, delta: Any) -> None:
-    """Refuse what is no change of a model storage.
+    """Refuse a ``delta`` that is not a change of a model storage.
 
     Raises:
         MMLMisconfigurationException: says what is allowed.
@@ -40,9 +40,8 @@ def check_delta(path: str, delta: Any) -> None:
         right = right and isinstance(metrics, list) and all(isinstance(item, Mapping) for item in metrics)
     if not right:
         raise MMLMisconfigurationException(
-            f"models_update of {path}: a change holds 'predictions' ({{task: stored path}}) and 'append_metrics' "
-            f"([{{name: value}}]); "
-            f"given: {delta!r}."
+            f"models_update of {path} must have 'predictions' ({{task: stored path}}), 'append_metrics' ([{{name: value}}]) or both, "
+            f"got {delta!r}."
         )
 
 
@@ -54,11 +53,11 @@ def entry(run: str, command: str, position: int, delta: Mapping[str, Any]) -> di
 
 
 def write_updates(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
-    """Bring ``entries`` into the file at ``path``; atomic, and nothing is written if they are all there. Returns whether it was.
+    """Add ``entries`` to the file at ``path``, atomically; returns whether any was missing there.
 
     Raises:
-        DataError: the file is no model storage.
-        FileNotFoundError: there is none.
+        DataError: the file is not a model storage.
+        FileNotFoundError: it does not exist.
     """
     with exclusive_lock(path.parent):
         return _add(path, entries)
@@ -84,8 +83,8 @@ def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """No other run of this machine (or of a file system that shares locks) changes a file in the folder meanwhile: read, changed and
-    written at once by two, it would lose what one of them adds until that run is opened again.
+    """Keep other runs of this machine (or of a file system that shares locks) from changing files in the folder. Two that read, change
+    and write a file at once would lose the change of one, until that run is opened again. After a timeout it goes on without the lock.
     """
     import fcntl
 
@@ -106,7 +105,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def apply_updates(content: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Predictions and metrics of a storage, with all changes."""
+    """Predictions and metrics of a storage with all updates applied."""
     own = content.get(COMMITTED, content)
     predictions, metrics = dict(own.get("predictions") or {}), list(own.get("metrics") or [])
     for update in content.get(UPDATES, []):
@@ -121,16 +120,16 @@ def load(path: Path) -> dict[str, Any]:
         content = json.loads(atomic.read_bytes(path))
     except ValueError as error:
         raise DataError(
-            f"{path} is no model storage: {error}. It is always written whole, so something else changed it."
+            f"{path} is not a model storage: {error}. It is always written whole, so another program changed it."
         ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is no model storage: it holds a {type(content).__name__}, not an object.")
+        raise DataError(f"{path} is not a model storage: it holds a {type(content).__name__}, not an object.")
     return content
 
 
 def committed_bytes(path: Path) -> bytes | None:
-    """The bytes that the file's own command committed, where changes stand beside them; ``None`` where there are none, or where the
-    fields are not what both make.
+    """The bytes that the file's own command committed, where it has updates; ``None`` where it has none, or where its fields are not
+    those that the updates give.
     """
     try:
         content = load(path)

@@ -19,13 +19,13 @@ def check_same_plan(state: RunState, plan: Mapping[str, Any]) -> None:
         PlanMismatchError: names the first difference.
     """
     raise PlanMismatchError(
-        f"This run was planned differently. {first_difference(state.plan['commands'], plan['commands'])} "
-        "Continue with the configuration the run was started with, or start a new run."
+        f"This run has another plan. {first_difference(state.plan['commands'], plan['commands'])} "
+        "Continue it with the configuration it was started with, or start a new run."
     )
 
 
 def check_extension(state: RunState, plan: Mapping[str, Any]) -> None:
-    """Whether ``plan`` may take the place of the run's plan: everything that has committed must stay in it.
+    """Check that ``plan`` may replace the run's plan: everything that has committed must stay in it.
 
     Raises:
         PlanMismatchError: names a committed command that is missing.
@@ -35,17 +35,17 @@ def check_extension(state: RunState, plan: Mapping[str, Any]) -> None:
     if lost:
         raise PlanMismatchError(
             f"The run cannot be extended: {len(lost)} command(s) that have committed are not in the new plan, first {lost[0]}. "
-            "An extension may add commands; it cannot drop any."
+            "An extension may add commands, but not remove any."
         )
 
 
 def first_difference(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence on where two plans part."""
+    """The first difference between two plans, as a sentence. Units do not count: they only group commands."""
     for number, (old, new) in enumerate(zip_longest(before, now)):
         if old is None:
             return f"Command {number}, {describe(new)}, is new ({len(before)} commands before, {len(now)} now)."
         if new is None:
-            return f"Command {number}, {describe(old)}, is no longer there ({len(before)} commands before, {len(now)} now)."
+            return f"Command {number}, {describe(old)}, is missing ({len(before)} commands before, {len(now)} now)."
         differing = [name for name in _FIELDS if _plain(old.get(name)) != _plain(new.get(name))]
         if differing:
             detail = "" if {"name", "params"} & set(differing) else f" (differs in {', '.join(differing)})"
@@ -54,7 +54,7 @@ def first_difference(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[
 
 
 def describe(entry: Mapping[str, Any]) -> str:
-    """A command for people."""
+    """A command as a call, for messages."""
     return f"{entry.get('name')}({', '.join(repr(param) for param in entry.get('params') or ())})"
 
 

@@ -91,9 +91,6 @@ class RunStoreProtocol(Protocol):
         the plan.
         """
 
-    def all_task_states(self) -> dict[str, dict[str, Any]]:
-        """:meth:`task_state` of every task that a commit changed."""
-
     def results(self, name: str) -> list[dict[str, Any]]:
         """``[{"key", "params", "unit", "result"}]`` of the committed commands of this name, in the order of the plan."""
 

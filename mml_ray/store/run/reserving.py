@@ -25,7 +25,7 @@ def reserve(
     """The stored path for one artifact of ``attempt``; with numbering its file exists on return, holding a marker.
 
     Returns:
-        The path, and the operations to journal before anybody is told of it.
+        The path, and the operations to journal before the path is handed out.
     """
     folders = {PROJ: roots.project, TEMP: RunPaths(roots.run).temp}
     files = fill_template(str(assignment["template"]), roots=folders, task=task, file=file)
@@ -41,7 +41,7 @@ def reserve(
 
 
 def _numbered(state: RunState, roots: Roots, attempt: Attempt, files: FileSeries, series: str) -> tuple[Path, list[Operation]]:
-    """The first free file of a series for this attempt; where a file of somebody else is in the way the base moves above it."""
+    """The first free file of a series for this attempt; where another run holds that file, the base moves above it."""
 
     def ours(path: Path) -> bool:
         found = read_marker(path)
@@ -62,7 +62,9 @@ def _numbered(state: RunState, roots: Roots, attempt: Attempt, files: FileSeries
             return path, operations
         base = files.highest()
         operations = [] if repeated else [_base(series, base)]
-    raise StorageError(f"No free number for {files.unnumbered} after {_TRIES} tries: other runs take every number first.")
+    raise StorageError(
+        f"No free number for {files.unnumbered} was found in {_TRIES} tries: other runs take every number first. Continue the run."
+    )
 
 
 def _reserved(attempt: Attempt, key: str, path: str, *, series: str = "", existed: bool = False) -> Operation:

@@ -15,7 +15,7 @@ Identity = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Reservation:
-    """A path that an attempt may write. ``existed``: the file was there before (only without a number), so it is never removed."""
+    """A path that an attempt may write. ``existed``: the file existed before (only without a number), so it is never removed."""
 
     path: str
     key: str
@@ -40,11 +40,11 @@ class Attempt:
     reserved: list[Reservation] = field(default_factory=list)
 
     def fail(self, reason: str, message: str, at: float) -> None:
-        """It ended without a commit."""
+        """Record that it ended without a commit."""
         self.status, self.reason, self.message, self.ended = "failed", reason, message, at
 
-    def ran(self, op: Mapping[str, Any]) -> None:
-        """Where, if the record of its end knows better than that of its start."""
+    def set_place(self, op: Mapping[str, Any]) -> None:
+        """Record where it ran; the operation of its end may know that better than the one of its start."""
         self.node, self.pid = op.get("node", self.node), op.get("pid", self.pid)
 
     def reservation(self, path: str) -> Reservation | None:
@@ -114,7 +114,7 @@ class RunState(State):
         return self._paths.get(task, {}).get(key)
 
     def position(self, command: str) -> int:
-        """The command's place in the plan, or that of its last attempt where the plan has it no more."""
+        """The command's position in the plan, or that of its last attempt if the plan no longer has it."""
         if command in self.commands:
             return int(self.commands[command]["position"])
         latest = self.current(command)
@@ -140,22 +140,22 @@ class RunState(State):
                     stack.append(key)
         return False
 
-    def unit(self, command: str) -> str:
+    def unit_of(self, command: str) -> str:
         """The unit that a command belongs to; empty: none, as in every plan of an earlier version."""
         return str(self.commands.get(command, {}).get("unit") or "")
 
-    def units(self) -> dict[str, dict[str, int]]:
+    def counts_by_unit(self) -> dict[str, dict[str, int]]:
         """By unit, in the order of the plan: how many commands it has (``total``), and how many of them have ``committed``."""
         found: dict[str, dict[str, int]] = {}
         for key in self.commands:
-            if unit := self.unit(key):
+            if unit := self.unit_of(key):
                 counts = found.setdefault(unit, {"total": 0, "committed": 0})
                 counts["total"] += 1
                 counts["committed"] += key in self.commits
         return found
 
     def garbage(self, commands: Iterable[str] | None = None) -> list[str]:
-        """Stored paths that attempts without a commit left behind, of these commands or of all; nothing that somebody else holds."""
+        """Stored paths that failed attempts at these commands (or at all) left behind, without those that another attempt holds."""
         found: list[str] = []
         for command in self.attempts if commands is None else commands:
             for attempt in self.attempts.get(command, ()):
@@ -168,14 +168,14 @@ class RunState(State):
         return held and not item.existed and item.path not in self.artifacts
 
     def uncommitted(self) -> Iterator[str]:
-        """Stored paths that were reserved and neither committed nor given up."""
+        """Stored paths that were reserved and neither committed nor released."""
         for path, (command, number) in self._holders.items():
             attempt = self.attempt(command, number)
             if path not in self.artifacts and attempt is not None and attempt.status != "committed":
                 yield path
 
     def is_held(self, path: str) -> bool:
-        """Whether a running attempt may write this path, or a commit counts it."""
+        """Whether a running attempt may write this path, or it is committed."""
         if path in self.artifacts:
             return True
         holder = self._holders.get(path)
@@ -219,7 +219,7 @@ class RunState(State):
         command = op["command"]
         attempt = self.attempts[command][op["attempt"] - 1]
         attempt.status, attempt.ended = "committed", op["at"]
-        attempt.ran(op)
+        attempt.set_place(op)
         self.commits[command] = {name: op[name] for name in _COMMIT_FIELDS}
         for item in op["artifacts"]:
             self.artifacts[item["path"]] = {**item, "command": command}
@@ -242,7 +242,7 @@ class RunState(State):
     def _on_attempt_failed(self, op: Mapping[str, Any]) -> None:
         attempt = self.attempts[op["command"]][op["attempt"] - 1]
         attempt.fail(op["reason"], op["message"], op["at"])
-        attempt.ran(op)
+        attempt.set_place(op)
 
 
 _COMMIT_FIELDS = ("attempt", "result", "artifacts", "structs", "models_update", "seconds", "at", "seq")

@@ -26,7 +26,7 @@ from mml_ray.journal.owner import HEARTBEAT_TIMEOUT, Heartbeat, current_owner
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run import model_updates, reserving
 from mml_ray.store.run.cleaning import UNCOMMITTED, Cleaner
-from mml_ray.store.run.commits import Decider, finish_blockers, where
+from mml_ray.store.run.commits import Decider, finish_blockers, place_of
 from mml_ray.store.run.inspection import RunInfo, find_runs, pending_updates, read_run, verify
 from mml_ray.store.run.markers import withdraw
 from mml_ray.store.run.planning import check_extension, check_same_plan
@@ -98,7 +98,7 @@ class RunStore(RunView):
     def _prepare(self, heartbeat: bool) -> RunStore:
         """Clean up and catch up, once the lease is held and the journal is open."""
         if heartbeat:
-            self._heartbeat = Heartbeat(self.paths.heartbeat, self._lease.owner, still_mine=self._lease.is_owners)
+            self._heartbeat = Heartbeat(self.paths.heartbeat, self._lease.owner, still_mine=self._lease.is_still_held)
             self._heartbeat.start()
         try:
             with self._storage_errors("clean up"):
@@ -111,7 +111,8 @@ class RunStore(RunView):
             self._updates = pending_updates(self.state)
             self._write_updates()
         except BaseException:
-            self._abandon()
+            with contextlib.suppress(StorageFailure, JournalError):
+                self.close()
             raise
         return self
 
@@ -126,21 +127,14 @@ class RunStore(RunView):
             self._heartbeat.close()
             self._heartbeat = None
         if self._closed != "closed":
+            self._write_epochs()
             with self._storage_errors("close"):
-                if not self._closed:
-                    self._write_epochs()
-                    self._journal.close()
-                self._closed = "closed"
-                self._lease.release()
-
-    def _abandon(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.close()
-        with contextlib.suppress(OSError):
-            self._journal.close()
-        with contextlib.suppress(OSError, JournalError):
-            self._lease.release()
-        self._closed = "closed"
+                try:
+                    if not self._closed:
+                        self._journal.close()
+                finally:
+                    self._closed = "closed"
+                    self._lease.release()
 
     # -- writing -----------------------------------------------------------------------------------------------------------
     def set_plan(self, plan: Mapping[str, Any], extend: bool = False) -> None:
@@ -199,7 +193,7 @@ class RunStore(RunView):
         operations: list[Operation] = [("committed", item.fields) for item in decisions if item.fields is not None]
         for outcome, item in zip(outcomes, decisions, strict=True):
             if item.status == "conflict":
-                operations.append(_failure(item.command, outcome["attempt"], item.status, item.reason, where(outcome)))
+                operations.append(_failure(item.command, outcome["attempt"], item.status, item.reason, place_of(outcome)))
         if operations:
             failpoint("commit.before_append")
             self._append(operations, durable=True)
@@ -224,7 +218,7 @@ class RunStore(RunView):
             current = self.state.current(str(item["command"]))
             if current is not None and current.number == item["attempt"] and current.status == "running":
                 reported = self._progress.pop(current.command, {})
-                place = where(item) or where({"node": reported.get("host"), "pid": reported.get("pid")})
+                place = place_of(item) or place_of({"node": reported.get("host"), "pid": reported.get("pid")})
                 reason, message = str(item["reason"]), str(item.get("message", ""))
                 operations.append(_failure(current.command, current.number, reason, message, place))
         if operations:

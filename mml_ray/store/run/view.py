@@ -47,16 +47,13 @@ class RunView:
         self._check_current()
         return self.state.task_state(task)
 
-    def all_task_states(self) -> dict[str, dict[str, Any]]:
-        self._check_current()
-        return {task: self.state.task_state(task) for task in self.state.tasks()}
-
     def results(self, name: str) -> list[dict[str, Any]]:
         self._check_current()
-        wanted = (entry for entry in self.state.commands.values() if entry["name"] == name and entry["key"] in self.state.commits)
-        commits, unit = self.state.commits, self.state.unit
+        commits = self.state.commits
         return [
-            {"key": (key := e["key"]), "params": e["params"], "unit": unit(key), "result": commits[key]["result"]} for e in wanted
+            {"key": key, "params": entry["params"], "unit": self.state.unit_of(key), "result": commits[key]["result"]}
+            for key, entry in self.state.commands.items()
+            if entry["name"] == name and key in commits
         ]
 
     def result(self, key: str) -> Any:
@@ -72,7 +69,7 @@ class RunView:
     def attempts(self) -> dict[str, list[dict[str, Any]]]:
         names = ("number", "status", "reason", "message", "node", "pid", "started", "ended")
         return {
-            key: [{"unit": self.state.unit(key), **{name: getattr(item, name) for name in names}} for item in listed]
+            key: [{"unit": self.state.unit_of(key), **{name: getattr(item, name) for name in names}} for item in listed]
             for key, listed in self.state.attempts.items()
         }
 
@@ -93,7 +90,7 @@ class RunView:
             "token": self.token,
             "owner": dict(self._lease.owner),
             "commands": counts,
-            "units": self.state.units(),
+            "units": self.state.counts_by_unit(),
         }
 
     def _check_current(self) -> None:
