@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from mml_ray.composition.compose import compose_run
-from mml_ray.console import runs
-from mml_ray.console.arguments import parse
+from mml_ray.console.arguments import SUBCOMMANDS, parse
 from mml_ray.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +49,11 @@ def test_a_command_of_the_documentation_can_be_composed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(line, comments=True)[1:]
-    if arguments[0] == "runs":
-        runs._parser().parse_args(
-            arguments[1:] if len(arguments) > 1 and not arguments[1].startswith("-") else ["list", *arguments[1:]]
-        )
+    if arguments[0] in SUBCOMMANDS:
+        SUBCOMMANDS[arguments[0]].parser.parse_args(arguments[1:])
         return
     parsed = parse([argument for argument in arguments if argument not in (">>", "~/.bashrc")])
-    if parsed.action in ("run", "cfg"):
+    if not parsed.action and not parsed.install:
         compose_run(parsed.rest, parsed.run_flags)
 
 
