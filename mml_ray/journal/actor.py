@@ -130,9 +130,14 @@ class StoreClient:
         return _helpers().submit(self._call_once, method, args)
 
     def _call_once(self, method: str, args: Sequence[Any]) -> Any:
+        call = functools.partial(self.handle.call.remote, self.store.name, method, args, {})
         try:
-            return ray.get(self.handle.call.remote(self.store.name, method, args, {}))
-        except ray_errors.RayError:
+            try:
+                return ray.get(call())
+            except StoreNotOpenError:
+                ray.get(self.handle.open.remote(self.store))
+                return ray.get(call())
+        except (ray_errors.RayError, MMLError):
             return None
 
     def _request(self, what: str, *args: Any) -> Any:

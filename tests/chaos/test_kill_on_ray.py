@@ -116,14 +116,14 @@ def test_the_actor_killed_while_the_workers_wait_for_it(lab: Lab, ray_head: str,
 
 
 def test_a_request_to_stop_outlives_the_actor(lab: Lab, ray_head: str) -> None:
-    process = lab.start(*lab.next(), *_joined(ray_head), "mode.steps=5", "mode.seconds=3")
+    process = lab.start(*lab.next(), *_joined(ray_head), "mode.steps=20", "mode.seconds=3")
     wait_for(lambda: len(lab.witnessed("fit 0 step")) + len(lab.witnessed("fit 1 step")) >= 1, what="the training")
     process.send_signal(signal.SIGINT)
     time.sleep(0.7)  # the actor knows, and the workers do not ask before their next step
     _actor(lab).kill()
     output, _ = process.communicate(timeout=GUARD)
     assert process.returncode == 130, output
-    assert max(int(line.split()[3]) for line in lab.witnessed("fit 0 step") + lab.witnessed("fit 1 step")) < 5
+    assert max(int(line.split()[3]) for line in lab.witnessed("fit 0 step") + lab.witnessed("fit 1 step")) < 20
     assert {line["reason"] for line in journal(lab.run) if line["op"] == "attempt_failed"} == {"interrupted"}
 
 
