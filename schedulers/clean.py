@@ -1,4 +1,4 @@
-"""The mode ``clean``: get rid of what creations left behind, and of downloads. Sizes are shown before anything is deleted."""
+"""The mode ``clean``: deletes leftovers of creations, downloads and caches. Shows sizes before anything is deleted."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.schedulers.folds import base_of
 from mml_ray.store.data_root import DATASET_PREFIX, DOWNLOADS, PREPROCESSED, RAW, WIP_MARKER
 
-#: a temporary file that is so old belongs to no living writer
+#: a temporary file of this age does not belong to a living writer
 _STALE_SECONDS = 60.0
 
 
 class CleanScheduler(AbstractBaseScheduler):
-    """Subroutines: ``temp`` (temporary files, datasets that were left half made), ``download`` (archives) and ``cache`` (what
+    """Subroutines: ``temp`` (temporary files, incomplete datasets), ``download`` (archives) and ``cache`` (what
     ``sampling.cache=auto`` stored on this node).
 
-    ``mode.all``: of everything in the data root, not only of the tasks given. ``mode.force``: delete without asking. What a
-    process works on right now is left alone.
+    ``mode.all``: of everything in the data root, not only of the given tasks. ``mode.force``: delete without asking. Files that
+    a process is using are kept.
     """
 
     requires_tasks = False
@@ -39,13 +39,13 @@ class CleanScheduler(AbstractBaseScheduler):
 
     # -- the plan --------------------------------------------------------------------------------------------------------
     def create_routine(self) -> None:
-        """Commands for tasks (``temp``) and datasets (all), one after the other: they may ask, and a wrong answer ends it."""
+        """Commands for tasks (``temp``) and datasets (all), in sequence, since they may ask, and a wrong answer ends the run."""
         names = sorted(self.fm.data.index()) if self.cfg.mode.all else [str(name) for name in self.cfg.task_list]
         tasks = list(dict.fromkeys(base_of(name) for name in names))
         known = [dataset for task in tasks if (dataset := self._dataset(task)) is not None]
         datasets = list(dict.fromkeys([*known, *(self._all_datasets() if self.cfg.mode.all else [])]))
         if not tasks and not datasets:
-            print("Nothing to clean: no tasks are given. Name some with tasks=..., or set mode.all=true.")
+            print("There is nothing to clean, since no tasks are given. Choose some with tasks=..., or set mode.all=true.")
         last: list[Handle] = []
         if "temp" in self.subroutines:
             for task in tasks:
@@ -68,11 +68,11 @@ class CleanScheduler(AbstractBaseScheduler):
         source = self.cfg.get("source", None) or {}
         if registry.find("task_creator", task) is not None or source.get("name", None) == task:
             return dataset_of_task(task, dict(source))
-        print(f"Task {task} is neither in the data root nor known to any creator: its dataset cannot be told.", file=sys.stderr)
+        print(f"Task '{task}' is neither in the data root nor known to any creator, so its dataset is unknown.", file=sys.stderr)
         return None
 
     def _all_datasets(self) -> list[str]:
-        """Every dataset of which there is anything: downloads, raw or preprocessed data, a store of this node."""
+        """Every dataset with downloads, raw or preprocessed data, or a store on this node."""
         root = self.fm.data.path
         folders = [*root.glob(f"{RAW}/{DATASET_PREFIX}*"), *root.glob(f"{PREPROCESSED}/*/{DATASET_PREFIX}*")]
         downloads = [path.name for path in root.glob(f"{DOWNLOADS}/*") if path.is_dir()]
@@ -80,9 +80,9 @@ class CleanScheduler(AbstractBaseScheduler):
             folders += [files for files in stores_of_node().values() if files.is_relative_to(root.resolve())]
         return sorted({*(path.name.removeprefix(DATASET_PREFIX) for path in folders), *downloads})
 
-    # -- what is shown -----------------------------------------------------------------------------------------------------
+    # -- preview -----------------------------------------------------------------------------------------------------
     def prepare_exp(self) -> None:
-        """Show what can be deleted, before anything is."""
+        """Show what can be deleted before anything is."""
         rows = []
         seen: set[Path] = set()
         total = 0
@@ -100,7 +100,7 @@ class CleanScheduler(AbstractBaseScheduler):
         self.after_preparation_hook()
 
     def before_finishing_hook(self) -> None:
-        """Says how much was freed in all."""
+        """Show how much was freed in total."""
         commands = (self.clean_temp, self.clean_unfinished, self.clean_download, self.clean_cache)
         freed = sum(int(size) for command in commands for size in self.results(command))
         print(f"Freed {freed / 2**20:.1f} MiB.")
@@ -111,13 +111,13 @@ class CleanScheduler(AbstractBaseScheduler):
         return self._delete("clean_temp", task)
 
     def clean_unfinished(self, dataset: str) -> int:
-        """Delete a dataset that was left half made, raw or preprocessed, and temporary files in it; returns the bytes freed."""
+        """Delete an incomplete dataset, raw or preprocessed, and temporary files in it; returns the bytes freed."""
         with contextlib.ExitStack() as stack:
             try:
                 for lock in (f"DSET_{dataset}", *(f"PP_{folder.parent.name}_{dataset}" for folder in self._stores(dataset))):
                     stack.enter_context(self.fm.data.locked(lock, wait=False))
             except BlockingIOError:
-                print(f"Dataset {dataset} is being made right now: left alone.")
+                print(f"Dataset {dataset} is being created right now, so it is kept.")
                 return 0
             return self._delete("clean_unfinished", dataset)
 
@@ -127,7 +127,7 @@ class CleanScheduler(AbstractBaseScheduler):
             with self.fm.data.locked(f"DSET_{dataset}", wait=False):
                 return self._delete("clean_download", dataset)
         except BlockingIOError:
-            print(f"Dataset {dataset} is being made right now: its downloads are left alone.")
+            print(f"Dataset {dataset} is being created right now, so its downloads are kept.")
             return 0
 
     def clean_cache(self, dataset: str) -> int:
@@ -137,11 +137,11 @@ class CleanScheduler(AbstractBaseScheduler):
                 claim = Claim(store)
                 stack.callback(claim.release)
                 if not claim.take():
-                    print(f"The cache of dataset {dataset} is being filled right now: left alone.")
+                    print(f"The cache of dataset {dataset} is being filled right now, so it is kept.")
                     return 0
             return self._delete("clean_cache", dataset)
 
-    # -- what there is -----------------------------------------------------------------------------------------------------
+    # -- finding -----------------------------------------------------------------------------------------------------
     def _found(self, command: str, name: str) -> list[Path]:
         finders = {
             "clean_temp": self._temporary,
@@ -152,14 +152,14 @@ class CleanScheduler(AbstractBaseScheduler):
         return list(finders[command](name))
 
     def _temporary(self, task: str) -> Iterator[Path]:
-        """Descriptions of the task that a creator kept for itself."""
+        """Temporary descriptions of the task."""
         root = self.fm.data.path
         for path in sorted([*root.glob(f"{RAW}/*/temp*.json"), *root.glob(f"{PREPROCESSED}/*/*/temp*.json")]):
             if _described_task(path) == task:
                 yield path
 
     def _unfinished(self, dataset: str) -> Iterator[Path]:
-        """Folders without an end; in others, what killed writers left, and temporary descriptions that nobody can read."""
+        """Incomplete folders; in others, files of killed writers and unreadable temporary descriptions."""
         raw = self.fm.data.dataset_path(dataset)
         for folder in [raw, *self._stores(dataset)]:
             if (folder / WIP_MARKER).exists() or (folder != raw and not any(folder.glob("TASK*.json"))):
@@ -179,7 +179,7 @@ class CleanScheduler(AbstractBaseScheduler):
             yield folder
 
     def _cached(self, dataset: str) -> Iterator[Path]:
-        """The stores of this node that were made from files of the dataset, raw or preprocessed."""
+        """The stores on this node that were filled from files of the dataset, raw or preprocessed."""
         data = self.fm.data.path.resolve()
         for store, files in stores_of_node().items():
             if files.name == f"{DATASET_PREFIX}{dataset}" and files.is_relative_to(data):
@@ -203,35 +203,35 @@ class CleanScheduler(AbstractBaseScheduler):
         return size
 
     def _confirmed(self, size: int) -> bool:
-        """Ask; anything but yes, no or nothing ends the run."""
+        """Ask for confirmation; any answer but yes, no or an empty one ends the run."""
         print("Delete? [Y/n] ", end="", flush=True)
         while not select.select([sys.stdin], [], [], 0.2)[0]:
             if self.fm.should_stop():
-                raise CommandInterrupted("Stopped as asked; nothing of this was deleted.")
+                raise CommandInterrupted("The run was stopped; nothing of this was deleted.")
         line = sys.stdin.readline()
         if not sys.stdin.isatty():
             print(line.strip())
         if not line:
             raise StorageError(
-                f"{size / 2**20:.1f} MiB were kept: there is nobody to ask. Set mode.force=true to delete without asking."
+                f"{size / 2**20:.1f} MiB were kept, since there is no terminal to ask on. To delete without asking, set mode.force=true."
             )
         answer = line.strip().lower()
         if answer not in ("", "y", "yes", "n", "no"):
-            raise StorageError(f"{size / 2**20:.1f} MiB were kept: '{answer}' is neither yes nor no.")
+            raise StorageError(f"{size / 2**20:.1f} MiB were kept, since '{answer}' is neither yes nor no.")
         return answer in ("", "y", "yes")
 
 
 def _title(command: str, name: str) -> str:
     what = {
         "clean_temp": "temporary files of task",
-        "clean_unfinished": "unfinished work on dataset",
-        "clean_cache": "what this node has cached of dataset",
+        "clean_unfinished": "unfinished files of dataset",
+        "clean_cache": "cache on this node of dataset",
     }
     return f"{what.get(command, 'downloads of dataset')} {name}"
 
 
 def _described_task(path: Path) -> str | None:
-    """The task that a description is of, ``None`` if it cannot be read."""
+    """The task of a description, ``None`` if it cannot be read."""
     from mml_ray.tasks.header import read_header
 
     try:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class CreateScheduler(AbstractBaseScheduler):
-    """Creates what is not there yet; safe to repeat. Subroutines: ``dataset`` (download, unpack), ``task`` (describe, verify, split)."""
+    """Creates missing datasets and tasks; safe to repeat. Subroutines: ``dataset`` (download, unpack), ``task`` (describe, verify, split)."""
 
     requires_tasks = False
 
@@ -31,54 +31,54 @@ class CreateScheduler(AbstractBaseScheduler):
     def create_routine(self) -> None:
         """One command for each dataset, then one for each task; a task waits for its own dataset only.
 
-        As long as one task is missing, those that are there are planned as well (their commands find them and end): the plan
-        of a run that is continued must not depend on how far it came.
+        While one task is missing, those that exist are planned as well (their commands find them and end): the plan of a
+        continued run must not depend on its progress.
         """
         names = self._untagged()
-        there = [name for name in names if self._is_there(name)]
-        if len(there) == len(names) and not self.continue_status:
-            for name in there:
+        existing = [name for name in names if self._exists(name)]
+        if len(existing) == len(names) and not self.continue_status:
+            for name in existing:
                 folder = self.fm.data.path / self.fm.data.header(name).relative_root
-                print(f"Task {self.highlight_text(name)} is there already. To make it anew, delete {folder}.")
+                print(f"Task '{self.highlight_text(name)}' already exists. To recreate it, delete {folder}.")
             return
-        made: dict[str, Handle] = {}
+        created: dict[str, Handle] = {}
         for name in names:
             dataset = self._dataset(name)
-            if "dataset" in self.subroutines and dataset not in made:
+            if "dataset" in self.subroutines and dataset not in created:
                 self._check_source(dataset)
-                made[dataset] = self.add(self.create_dataset, dataset, after=[])
+                created[dataset] = self.add(self.create_dataset, dataset, after=[])
             if "task" in self.subroutines:
-                self.add(self.create_task, name, after=[made[dataset]] if dataset in made else [])
+                self.add(self.create_task, name, after=[created[dataset]] if dataset in created else [])
 
     def _untagged(self) -> list[str]:
         names = list(dict.fromkeys(str(task) for task in self.cfg.task_list))
         if not names:
             raise MMLMisconfigurationException(
-                "No task to create: choose some with tasks=<option>, as in tasks=digits or tasks=from_folder."
+                "There is no task to create. Choose some with tasks=<option>, such as tasks=digits or tasks=from_folder."
             )
         own = str(self._source().get("name", ""))
         if "+" in own or "?" in own:
             raise MMLMisconfigurationException(
-                f"source.name={own}: '+' and '?' stand for tags of a task; give a name without them."
+                f"source.name must not contain '+' or '?', which separate the tags of a task, got '{own}'."
             )
         for name in names:
             if "+" in name:
-                log.warning("Task %s is tagged: it is created by itself when it is used first.", name)
+                log.warning("Task %s is tagged, so it is derived when it is first used.", name)
         return [name for name in names if "+" not in name]
 
-    def _is_there(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         return "none" in self.fm.data.index().get(name, {})
 
     def _dataset(self, name: str) -> str:
-        """The dataset of a task; one that is there tells it itself, its creator may be gone."""
+        """The dataset of a task; taken from an existing task itself, since its creator may be gone."""
         from mml_ray.prepare.create import dataset_of_task
 
-        if self._is_there(name):
+        if self._exists(name):
             return str(self.fm.data.header(name).relative_root).rpartition("DSET_")[2]
         return dataset_of_task(name, self._source())
 
     def prepare_exp(self) -> None:
-        """No structs: the tasks are not there yet."""
+        """There are no structs to prepare: the tasks do not exist yet."""
         self.after_preparation_hook()
 
     def create_dataset(self, name: str) -> str:
@@ -101,14 +101,16 @@ class CreateScheduler(AbstractBaseScheduler):
         return {str(key): value for key, value in content.items()}
 
     def _check_source(self, dataset: str) -> None:
-        """Raw data that is missing, or cannot be copied, is found before anything starts."""
+        """Refuse raw data that is missing or cannot be copied, before anything starts."""
         from mml_ray.prepare.dataset import check_source
 
         source = self._source()
         if "path" not in source or self.fm.data.is_complete(dataset):
             return
         if not source["path"]:
-            raise MMLMisconfigurationException(f"source.path is missing: the raw data of '{dataset}', a folder or an archive.")
+            raise MMLMisconfigurationException(
+                f"source.path is missing. Set it to the raw data of '{dataset}', a folder or an archive."
+            )
         for key in ("path", "images"):
             if source.get(key):
                 check_source(Path(str(source[key])), self.fm.data_path, f"source.{key}")

@@ -1,4 +1,4 @@
-"""Which folds are trained, and on what each of their models is evaluated."""
+"""The folds that are trained, and the tasks that each of their models is evaluated on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fold_count(scheduler: AbstractBaseScheduler, task: str) -> int:
     count = _struct(scheduler, task).n_folds
     if count < 2 and scheduler.cfg.mode.cv:
         raise MMLMisconfigurationException(
-            f"Task '{task}' has {count} fold(s): cross-validation needs two. Set mode.cv=false mode.nested=false."
+            f"Cross-validation needs at least two folds, but task '{task}' has {count}. Set mode.cv=false mode.nested=false."
         )
     return count
 
@@ -63,7 +63,7 @@ def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
             raise MMLMisconfigurationException(unknown_name_message("task in mode.eval_on", name, scheduler.cfg.task_list))
         check_same_kind(_struct(scheduler, str(scheduler.pivot)), _struct(scheduler, name))
     if names and not {"predict", "test"} & set(scheduler.subroutines):
-        log.warning("mode.eval_on is not used: mode.subroutines has neither predict nor test.")
+        log.warning("mode.eval_on has no effect: mode.subroutines contains neither predict nor test.")
     return list(dict.fromkeys(names))
 
 
@@ -74,70 +74,75 @@ def _struct(scheduler: AbstractBaseScheduler, name: str) -> TaskStruct:
 
 
 def check(scheduler: AbstractBaseScheduler) -> None:
-    """Contradictions between settings that would waste a run.
+    """Refuse contradictory settings.
 
     Raises:
         MMLMisconfigurationException: no pivot; predictions without stored weights; validation data used twice.
     """
     cfg, mode = scheduler.cfg, scheduler.cfg.mode
     if not scheduler.pivot:
-        raise MMLMisconfigurationException("No task to train: choose one with tasks=<option>, or pivot.name=<task>.")
+        raise MMLMisconfigurationException("There is no task to train. Choose one with tasks=<option>, or pivot.name=<task>.")
     training = "train" in scheduler.subroutines
     evaluating = {"predict", "test"} & set(scheduler.subroutines)
     if training and evaluating and not mode.store_parameters:
         raise MMLMisconfigurationException(
-            f"mode.store_parameters=false, but the subroutines {sorted(evaluating)} need the weights. "
-            "remove.parameters=true deletes them once the run has succeeded."
+            f"mode.store_parameters=false keeps no weights, which {' and '.join(sorted(evaluating))} need. "
+            "To delete them once the run has succeeded, set remove.parameters=true."
         )
     if training and evaluating and cfg.get("reuse", {}).get("models", None):
         raise MMLMisconfigurationException(
-            "reuse.models together with training and predicting in one run: leave reuse.models out, or set mode.subroutines=[predict]."
+            "reuse.models cannot be combined with training and predicting in one run. Leave it out, or set mode.subroutines=[predict]."
         )
     if cfg.trainer.get("check_val_every_n_epoch", 1) > cfg.trainer.max_epochs and mode.store_best and training:
         raise MMLMisconfigurationException(
             f"trainer.check_val_every_n_epoch={cfg.trainer.check_val_every_n_epoch} exceeds trainer.max_epochs={cfg.trainer.max_epochs}: "
-            "no epoch would be validated, so none is the best. Set mode.store_best=false."
+            "no epoch would be validated, so there is no best one. Set mode.store_best=false."
         )
     unknown = [key for key in mode.pipeline_keys if key not in cfg]
     if unknown:
         raise UnknownNameError.of("group in mode.pipeline_keys", str(unknown[0]), PIPELINE_KEYS)
     if mode.nested and "+nested" in str(scheduler.pivot):
-        log.warning("The pivot %s is nested already; mode.nested=true nests it once more.", scheduler.pivot)
+        log.warning("The pivot %s is already nested; mode.nested=true nests it once more.", scheduler.pivot)
     if mode.cv and not mode.nested and training:
         _check_validation_use(scheduler)
     if "test" in scheduler.subroutines and not mode.nested:
-        log.warning("mode.nested=false: this evaluates on the real test data of %s.", scheduler.pivot)
+        log.warning("mode.nested=false evaluates on the real test data of %s.", scheduler.pivot)
 
 
 def check_blueprint(scheduler: AbstractBaseScheduler) -> None:
-    """Raises MMLMisconfigurationException if a blueprint is to be used and none is loaded for the pivot or a variant of it."""
+    """Raises MMLMisconfigurationException if a blueprint is used but none is loaded for the pivot or a variant of it."""
     pivot = base_of(str(scheduler.pivot))
     if not scheduler.cfg.mode.use_blueprint:
         return
     reusables = scheduler.fm.reusables.items()
     found = [content["blueprint"] for name, content in reusables if base_of(name) == pivot and "blueprint" in content]
     if not found:
-        raise MMLMisconfigurationException(
-            f"mode.use_blueprint=true, but there is none for task '{scheduler.pivot}': load one with reuse.blueprint=<project>."
-        )
+        raise missing_blueprint(str(scheduler.pivot))
     if "preprocessing" in scheduler.cfg.mode.pipeline_keys:
         for path in found:
             _warn_of_preprocessing(path, str(scheduler.cfg.preprocessing.id))
 
 
+def missing_blueprint(task: str) -> MMLMisconfigurationException:
+    """The error that a task has no blueprint."""
+    return MMLMisconfigurationException(
+        f"mode.use_blueprint=true, but task '{task}' has no blueprint. Load one with reuse.blueprint=<project>."
+    )
+
+
 def _warn_of_preprocessing(blueprint: Path, current: str) -> None:
-    """Tasks are opened before a blueprint replaces anything, so the preprocessing it was made with has to be chosen by hand."""
+    """Warn of another preprocessing: tasks are opened before a blueprint replaces anything, so it must be chosen by hand."""
     stored = PipelineCfg.load(blueprint).content.get("preprocessing")
     wanted = str(stored.get("id", current)) if isinstance(stored, dict) else current
     if wanted != current:
         log.warning(
-            "The blueprint %s was made with preprocessing=%s, which it does not bring along: this run uses %s. To train as it was "
-            "then, add preprocessing=%s.", blueprint, wanted, current, wanted,
+            "The blueprint %s was made with preprocessing=%s, but does not set it: this run uses %s. To train as the blueprint "
+            "did, add preprocessing=%s.", blueprint, wanted, current, wanted,
         )  # fmt: skip
 
 
 def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
-    """Raises MMLMisconfigurationException if a model is to be evaluated that neither this run nor ``reuse.models`` has."""
+    """Raises MMLMisconfigurationException if a model is evaluated that neither this run trains nor ``reuse.models`` loads."""
     if "train" in scheduler.subroutines:
         return
     loaded = {name: {model.fold for model in content.get("models", ())} for name, content in scheduler.fm.reusables.items()}
@@ -146,26 +151,27 @@ def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
         return
     reused = scheduler.cfg.get("reuse", {}).get("models", None)
     where = (
-        f"reuse.models={reused} has none."
+        f"Project {reused} (reuse.models) does not have it."
         if reused
         else "Load models with reuse.models=<project>, or train them in the same run."
     )
     rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     raise MMLMisconfigurationException(
-        f"There is no trained model of task '{missing[0].task}', fold {missing[0].fold}{rest}. {where} "
-        "mode.cv and mode.nested say which models are wanted: as in the training."
+        f"Task '{missing[0].task}' has no trained model of fold {missing[0].fold}{rest}. {where} "
+        "mode.cv and mode.nested must be as in the training."
     )
 
 
 def _check_validation_use(scheduler: AbstractBaseScheduler) -> None:
-    """Without nesting the validation data is what the folds are compared on: nothing may steer a training by it."""
+    """Without nesting the folds are compared on their validation data, so no training may be steered by it."""
     callbacks = scheduler.cfg.get("cbs", None) or {}
     stopping = [key for key, item in callbacks.items() if "monitor" in (item or {}) and "val" in str(item["monitor"])]
     plateau = str(scheduler.cfg.lr_scheduler.get("name", None) or "").lower() in ("plateau", "reduce_on_plateau")
     if stopping or plateau:
         what = f"callback '{stopping[0]}'" if stopping else "lr_scheduler=plateau"
         raise MMLMisconfigurationException(
-            f"{what} follows the validation loss, on which the folds of a plain cross-validation are compared: set mode.nested=true."
+            f"{what} follows the validation loss, on which the folds of a cross-validation without nesting are compared. "
+            "Set mode.nested=true."
         )
 
 
@@ -181,9 +187,9 @@ def checked_co_tasks(chosen: list[str], listed: list[str], pivot: str) -> list[s
                 unknown_name_message("task in mode.co_tasks", name, listed, "It must be in task_list.")
             )
     if len(set(chosen)) < len(chosen):
-        raise MMLMisconfigurationException(f"mode.co_tasks names a task twice: {', '.join(chosen)}.")
+        raise MMLMisconfigurationException(f"mode.co_tasks must not name a task twice, got {', '.join(chosen)}.")
     if pivot in chosen:
-        raise MMLMisconfigurationException(f"mode.co_tasks names the pivot '{pivot}', which is trained anyway.")
+        raise MMLMisconfigurationException(f"mode.co_tasks must not name the pivot '{pivot}', which is always trained.")
     return chosen
 
 
@@ -199,12 +205,12 @@ def outer_fold(task: str, fold: int) -> int:
 
 
 def has_seen_validation(task: str, evaluated: str) -> bool:
-    """Whether the validation data of the evaluated task was training data of the model (a nested task is made out of its base)."""
+    """Whether the validation data of the evaluated task was training data of the model (a nested variant takes it from its base)."""
     return task != evaluated and base_of(task) == base_of(evaluated)
 
 
 def evaluated_fold(fold: int, evaluated: TaskStruct) -> int:
-    """The fold of the evaluated task: the same number if it has it, else its first."""
+    """The fold of the evaluated task: the same number if there is one, else its first."""
     return fold if fold < max(1, evaluated.n_folds) else 0
 
 

@@ -1,4 +1,4 @@
-"""The mode ``info``: what tasks, models and samples there are. Reads headers only; loads no torch and no Ray."""
+"""The mode ``info``: lists tasks, models and samples. Reads headers only; loads neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class InfoScheduler(AbstractBaseScheduler):
                 self.add(step)
 
     def prepare_exp(self) -> None:
-        """Structs are made where they are needed."""
+        """Without a task list there are no structs to prepare."""
         if self.cfg.task_list:
             super().prepare_exp()
         else:
@@ -45,7 +45,7 @@ class InfoScheduler(AbstractBaseScheduler):
         return [str(name) for name in self.cfg.task_list] or sorted(self.fm.data.index())
 
     def show_tasks(self) -> list[str]:
-        """A table of the tasks, and what of each is in two places that should be disjoint; returns their names."""
+        """Show a table of the tasks, and which of their data is in two splits that must be disjoint; returns their names."""
         names = self._names()
         reports = {name: self._integrity(name) for name in names}
         rows = [self._row(name, reports[name]) for name in names]
@@ -70,13 +70,13 @@ class InfoScheduler(AbstractBaseScheduler):
         return f"Classes of {name}: {', '.join(shown)}{more}." if counts else None
 
     def _integrity(self, name: str) -> IntegrityReport | None:
-        """What its creation found; ``None`` for a variant, and where nobody looked."""
+        """The report of the task's creation; ``None`` for a variant, and if nothing was checked."""
         from mml_ray.prepare.checks.integrity import stored_report
 
         return stored_report(self.fm.data, name) if "+" not in name and "none" in self.fm.data.index()[name] else None
 
     def _version(self, name: str) -> str:
-        """The preprocessing of the data that is looked at: none, unless the raw data is gone."""
+        """The preprocessing of the data that is shown: none, unless the raw data was deleted."""
         stored = self.fm.data.index().get(name, {})
         return "none" if "none" in stored else next(iter(stored), "none")
 
@@ -99,7 +99,7 @@ class InfoScheduler(AbstractBaseScheduler):
         ]
 
     def show_models(self) -> int:
-        """A table of the models of the project (and of those loaded through ``reuse.models``); returns how many there are."""
+        """Show a table of the models of the project (and of those loaded with ``reuse.models``); returns their number."""
         from mml_ray.store.artifacts import ModelStorage
 
         loaded = {model.path: model for task in self.fm.reusables.values() for model in task.get("models", [])}
@@ -126,7 +126,7 @@ class InfoScheduler(AbstractBaseScheduler):
         return len(rows)
 
     def show_studies(self) -> list[str]:
-        """The studies of the project; returns their names."""
+        """Show the studies of the project; returns their names."""
         wanted = self.cfg.mode.study_name
         studies = sorted(path.parent.name for path in (self.fm.proj_path / "hpo").glob("*/study.json"))
         if wanted is not None and wanted not in studies:
@@ -138,7 +138,7 @@ class InfoScheduler(AbstractBaseScheduler):
         return studies
 
     def show_samples(self) -> int:
-        """Stores a picture for each task and one of all (``mode.info_individual``, ``mode.info_grid``); returns how many tasks."""
+        """Store a picture of each task and one of all (``mode.info_individual``, ``mode.info_grid``); returns the number of tasks."""
         pictures = [picture for name in self._names() if (picture := self._sample(name)) is not None]
         if self.cfg.mode.info_grid and pictures:
             self._write(_grid([image for _, image in pictures]), "sample_grid", None)
@@ -154,7 +154,7 @@ class InfoScheduler(AbstractBaseScheduler):
         from mml_ray.tasks.tags import strip_duplicate
 
         if "none" not in self.fm.data.index().get(strip_duplicate(name), {"none": ""}):
-            print(f"No picture of {name}: its raw images are gone.")
+            print(f"Task {name} has no picture: its raw images were deleted.")
             return None
         description = self.fm.data.description(name)
         for split in (DataSplit.FULL_TRAIN, DataSplit.UNLABELLED, DataSplit.TEST):
@@ -187,7 +187,7 @@ def _span(least: int, most: int) -> str:
 
 
 def _grid(images: list[Any], size: int = 128) -> Any:
-    """All images as tiles of one picture, about twice as wide as high."""
+    """All images as tiles of one picture that is about twice as wide as high."""
     import cv2
     import numpy as np
 

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 class PreprocessScheduler(AbstractBaseScheduler):
     """Stores images (and masks) of each task, or of the pivot alone if one is given, as ``preprocessing`` says.
 
-    Safe to repeat: only what is new or changed is done. Tagged tasks need nothing of their own, their base is preprocessed.
+    Safe to repeat: only new and changed images are processed. For a tagged task its base is preprocessed.
     """
 
-    uses_preprocessed = False  # it mends what others would refuse
+    uses_preprocessed = False  # it updates stored images that other modes would refuse
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["preprocess"])
         if str(cfg.preprocessing.id) == "none":
             raise MMLMisconfigurationException(
-                "preprocessing=none stores nothing: choose one, as in mml-ray pp preprocessing=size224."
+                "preprocessing=none stores nothing. Choose another one, such as mml-ray pp preprocessing=size224."
             )
 
     def create_routine(self) -> None:
-        """One command for each task; tasks of one dataset share its files and come one after the other."""
+        """One command for each task; tasks of one dataset share its files, so they run in sequence."""
         from mml_ray.prepare.preprocessed import check_definition
         from mml_ray.schedulers import components
 
@@ -52,21 +52,23 @@ class PreprocessScheduler(AbstractBaseScheduler):
         if self.pivot:
             others = [name for name in listed if name != self.pivot]
             if others:
-                print(f"Only the pivot {self.pivot} is preprocessed; pivot.name=false takes all tasks.")
+                print(f"Only the pivot {self.pivot} is preprocessed. For all tasks set pivot.name=false.")
             listed = [str(self.pivot)]
         if not listed:
-            raise MMLMisconfigurationException("No task to preprocess: choose some with tasks=<option>, or task_list=[<task>].")
+            raise MMLMisconfigurationException(
+                "There is no task to preprocess. Choose some with tasks=<option>, or task_list=[<task>]."
+            )
         bases = list(dict.fromkeys(parse(name).base for name in listed))
         if any(name not in bases for name in listed):
-            print("Tagged tasks use the stored images of the task they are made from.")
+            print("Tagged tasks use the stored images of the task they derive from.")
         return bases
 
     def prepare_exp(self) -> None:
-        """No structs: tagged variants are made by the modes that use them."""
+        """There are no structs to prepare: the modes that use tagged variants create them."""
         self.after_preparation_hook()
 
     def preprocess(self, name: str) -> dict[str, Any]:
-        """Bring the stored images of one task up to date; returns what was done, and the description's path."""
+        """Update the stored images of one task; returns what was done, and the path of the description."""
         from mml_ray.data.cache.arrow import STORE_FOLDER, is_store
         from mml_ray.data.options import Preprocessing
         from mml_ray.prepare.preprocessed import is_described, write_definition
@@ -80,7 +82,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
             write_definition(root, chosen.id, chosen.pipeline)
             described = is_described(root, name, chosen.id)
             if described and not is_store(folder):
-                print(f"Task {name} is there already in {chosen.id}, as image files; they are used as they are.")
+                print(f"Task '{name}' already exists in {chosen.id} as image files, which are used unchanged.")
                 return {"task": name, "written": 0, "kept": 0, "bytes": 0, "description": ""}
             summary = self._store(name, folder, chosen)
             if summary.written or not described:
@@ -121,10 +123,10 @@ class PreprocessScheduler(AbstractBaseScheduler):
         )
 
     def summary_tables(self) -> list[Table]:
-        """What was done for each task."""
+        """The numbers of arrays of each task."""
         rows = [
             [done["task"], str(done["written"]), str(done["kept"]), f"{done['bytes'] / 2**20:.1f}"]
             for done in self.results(self.preprocess)
         ]
-        columns = ["task", "arrays written", "were there", "MiB of its dataset"]
+        columns = ["task", "arrays written", "kept", "MiB of its dataset"]
         return [Table(f"Preprocessed with {self.cfg.preprocessing.id}", columns, rows)] if rows else []

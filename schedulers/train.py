@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -45,7 +46,7 @@ class TrainingScheduler(AbstractBaseScheduler):
 
     # -- the plan --------------------------------------------------------------------------------------------------------------------
     def create_routine(self) -> None:
-        """Trains first in the list; a fold is predicted and tested as soon as its own training has committed."""
+        """Trainings come first in the plan; a fold is predicted and tested as soon as its own training has committed."""
         fold_plan.check(self)
         self.co_tasks = self._chosen_co_tasks()
         self.task_weights = self._chosen_weights()
@@ -84,7 +85,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         if not total:
             if self.cfg.mode.co_tasks != "random":
                 raise MMLMisconfigurationException(
-                    "mode.co_tasks is given, but one task is learned alone: set mode.multitask=<number of tasks>."
+                    "mode.co_tasks is set, but mode.multitask=false trains the pivot alone. Set mode.multitask=<number of tasks>."
                 )
             return []
         if isinstance(total, bool) or int(total) < 2:
@@ -95,7 +96,8 @@ class TrainingScheduler(AbstractBaseScheduler):
             named = fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
             if len(named) != int(total) - 1:
                 raise MMLMisconfigurationException(
-                    f"mode.multitask={total} tasks are the pivot and {int(total) - 1} more, but mode.co_tasks names {len(named)}: {', '.join(named)}."
+                    f"mode.multitask={total} needs {int(total) - 1} task(s) beside the pivot, but mode.co_tasks names {len(named)}: "
+                    f"{', '.join(named)}."
                 )
             return named
         candidates = [name for name in self.cfg.task_list if fold_plan.base_of(name) != fold_plan.base_of(pivot)]
@@ -112,10 +114,11 @@ class TrainingScheduler(AbstractBaseScheduler):
             return None
         if len(weights) != 1 + len(self.co_tasks):
             raise MMLMisconfigurationException(
-                f"mode.task_weights has {len(weights)} weights for {1 + len(self.co_tasks)} tasks (pivot first): {[self.pivot, *self.co_tasks]}."
+                f"mode.task_weights must have one weight for each task (pivot first: {', '.join([str(self.pivot), *self.co_tasks])}), "
+                f"got {list(weights)}."
             )
         if min(weights) < 0 or not sum(weights):
-            raise MMLMisconfigurationException(f"mode.task_weights={list(weights)}: weights are from 0, and not all of them 0.")
+            raise MMLMisconfigurationException(f"mode.task_weights must be non-negative and not all zero, got {list(weights)}.")
         return [float(weight) for weight in weights]
 
     # -- commands --------------------------------------------------------------------------------------------------------------------
@@ -141,17 +144,17 @@ class TrainingScheduler(AbstractBaseScheduler):
     def before_training_hook(
         self, datamodule: LightningDataModule, model: LightningModule, trainer: Trainer, fold: int, task_name: str
     ) -> None:
-        """Called right before a training starts; derived modes change the model here."""
+        """Called right before a training starts; derived modes may change the model here."""
 
     def after_training_hook(
         self, datamodule: LightningDataModule, model: LightningModule, trainer: Trainer, fold: int, task_name: str
     ) -> None:
-        """Called right after a training ended, before anything is stored."""
+        """Called right after a training has ended, before anything is stored."""
 
     def predict_fold(self, task: str, fold: int, eval_on: str | None = None) -> dict[str, int]:
         """Predict TEST, VAL and UNLABELLED of a task (default: its own) with the model of a fold; returns the rows by split.
 
-        A model that was nested out of the evaluated task has seen that task's validation data: that part is left out.
+        A model of a nested variant of the evaluated task was trained on that task's validation data, so that split is left out.
         """
         from mml_ray.training.predict import predict, store_predictions
 
@@ -189,7 +192,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         storage.metrics.append(metrics)
         return metrics
 
-    # -- parts of commands -----------------------------------------------------------------------------------------------------------
+    # -- steps of commands -----------------------------------------------------------------------------------------------------------
     def _loaded(self, task: str, fold: int, eval_on: str | None) -> tuple[TaskStruct, TaskStruct, ModelStorage]:
         own = self.get_struct(task)
         evaluated = own if eval_on in (None, task) else self.get_struct(str(eval_on))
@@ -200,12 +203,13 @@ class TrainingScheduler(AbstractBaseScheduler):
         fitting = [model for model in struct.models if model.fold == fold]
         if not fitting:
             raise TaskNotFoundError(
-                f"There is no trained model of task '{struct.name}', fold {fold}. Train it first, or load models with reuse.models=<project>."
+                f"Task '{struct.name}' has no trained model of fold {fold}. Train it first, or load models with reuse.models=<project>."
             )
         newest: ModelStorage = max(fitting, key=lambda model: (str(model.created), str(model.path)))
         if newest.parameters is None or not newest.parameters.exists():
             raise TaskNotFoundError(
-                f"The model {newest.path} has no weights (mode.store_parameters=false, or they were removed): it can neither predict nor be tested."
+                f"The model {newest.path} has no weights, so it can neither predict nor be tested: it was trained with "
+                "mode.store_parameters=false, or they were removed."
             )
         return newest
 
@@ -235,15 +239,13 @@ class TrainingScheduler(AbstractBaseScheduler):
 
     def _pipeline(self, struct: TaskStruct) -> Any:
         """The context in which the blueprint of a task (``mode.use_blueprint``) replaces parts of the configuration."""
-        import contextlib
-
         if not self.cfg.mode.use_blueprint:
             return contextlib.nullcontext()
         keys = [key for key in self.cfg.mode.pipeline_keys if key not in ("mode", "preprocessing")]
         return PipelineCfg.load(self._blueprint(struct), keys).activate(self.cfg)
 
     def _blueprint(self, struct: TaskStruct) -> Path:
-        """The blueprint of a task; that of the pivot counts for the tasks that are nested out of it.
+        """The blueprint of a task, or of the pivot for its nested variants.
 
         Raises:
             MMLMisconfigurationException: neither has one.
@@ -251,9 +253,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         for owner in (struct, self.get_struct(str(self.pivot))):
             if "blueprint" in owner.paths:
                 return Path(owner.paths["blueprint"])
-        raise MMLMisconfigurationException(
-            f"mode.use_blueprint=true, but task '{self.pivot}' has none: load one with reuse.blueprint=<project>."
-        )
+        raise fold_plan.missing_blueprint(str(self.pivot))
 
     def summary_tables(self) -> list[Table]:
         """The folds' scores and, if they were tested, their metrics on the test data."""
@@ -271,11 +271,11 @@ class TrainingScheduler(AbstractBaseScheduler):
         if finite:
             self.return_value = sum(finite) / len(finite)
         if len(finite) < len(scores):
-            log.warning("%d of %d folds ended without a finite score.", len(scores) - len(finite), len(scores))
+            log.warning("%d of %d folds have no finite score.", len(scores) - len(finite), len(scores))
 
 
 def tables_of_tests(results: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """A table for each task that was evaluated on (``mode.eval_on``): a mean is one over folds, not over tasks."""
+    """A table for each evaluated task (``mode.eval_on``), since a mean is over folds, not over tasks."""
     rows = [_test_row(entry["params"], entry["result"]) for entry in results]
     tasks = dict.fromkeys(labels[-1] for labels, _ in rows)
     return [
@@ -288,7 +288,7 @@ def _training_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str],
 
 
 def _test_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """What the bootstrap gave stays in the model's description: a table of all of it could not be read."""
+    """The metrics without those of the bootstrap, which would make the table unreadable (the model's description has them)."""
     task, fold, evaluated = params
     metrics = {name.rpartition("/")[2]: value for name, value in result.items()}
     shown = {name: value for name, value in metrics.items() if not name.endswith(("_std", "_mean"))}

@@ -95,7 +95,7 @@ def test_raw_data_that_is_not_there_is_found_before_the_start(place: Place, give
     [
         (("tasks=from_folder", "source.name=pets", "source.path=.", "data_dir=./mml_data"), "source.path=.* holds .*/mml_data"),
         (("tasks=from_folder", "source.name=pets+dogs", "source.path=."), r"source.name=pets\+dogs: .* tags"),
-        ((), "No task to create: choose some with tasks="),
+        ((), "There is no task to create. Choose some with tasks="),
     ],
 )
 def test_a_creation_that_makes_no_sense_is_refused(place: Place, arguments: tuple[str, ...], said: str) -> None:
@@ -181,7 +181,7 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train tasks=digits tagging.all=+nested pivot.tags=+nested?0", r"'nested' .*takes \(fold, new_folds=''\)"),
         ("train tasks=digits task_list=[digits,digits+nested?77]", r"'digits' cannot be nested on fold 77"),
         ("train tasks=digits tagging.variants=[+subset?3]", r"tag .subset.3.*share must be between 0 and 1"),
-        ("train task_list=[digits]", r"No task to train.*pivot\.name"),
+        ("train task_list=[digits]", r"There is no task to train.*pivot\.name"),
         ("train tasks=digits mode.subroutines=[]", r"mode\.subroutines is empty.*predict"),
         ("train tasks=digits mode.subroutines=[trian]", r"'trian'.*train"),
         ("train tasks=digits mode.store_parameters=false mode.subroutines=[train,predict]", r"store_parameters=false.*predict"),
@@ -189,10 +189,10 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train tasks=digits mode.nested=false lr_scheduler=plateau", r"plateau.*mode\.nested=true"),
         ("train tasks=digits mode.multitask=3", r"mode\.multitask=3 needs 2 other"),
         ("train tasks=digits mode.multitask=2 mode.co_tasks=[dogits]", r"'dogits'.*digits"),
-        ("train tasks=digits mode.task_weights=[1,2]", r"2 weights for 1"),
+        ("train tasks=digits mode.task_weights=[1,2]", r"one weight for each task .*got \[1, 2\]"),
         ("train tasks=digits mode.eval_on=dogits", r"'dogits'.*digits"),
-        ("train tasks=digits mode.task_weights=[-1]", r"weights are from 0"),
-        ("train tasks=digits mode.co_tasks=[digits]", r"one task is learned alone: set mode\.multitask"),
+        ("train tasks=digits mode.task_weights=[-1]", r"must be non-negative and not all zero, got \[-1\]"),
+        ("train tasks=digits mode.co_tasks=[digits]", r"trains the pivot alone. Set mode\.multitask"),
         ("train tasks=digits mode.pipeline_keys=[optmizer]", r"'optmizer'.*optimizer"),
         ("train tasks=digits task_list=[digits,digits+subclass?0?1] mode.eval_on=digits+subclass?0?1", r"10 classes.*2 classes"),
         (
@@ -208,7 +208,7 @@ def test_a_file_that_may_not_grow_further_is_an_error_that_names_it(place: Place
         ("train tasks=digits trainer.max_epochs=-3", r"max_epochs=-3.*from 1"),
         ("train tasks=digits arch.name=resnet1888", r"'resnet1888'.*resnet18"),
         ("train tasks=digits optimizer.lrr=1", r"'optimizer\.lrr'.*optimizer\.lr"),
-        ("predict tasks=digits", r"no trained model.*reuse\.models"),
+        ("predict tasks=digits", r"has no trained model.*reuse\.models"),
         ("predict tasks=digits reuse.models=nothing", r"Unknown project 'nothing'"),
         ("train tasks=digits continue=latest", r"has no run"),
         ("continue=2020-01-01/00-00-00-000000", r"has no run"),
@@ -235,7 +235,7 @@ def test_a_network_that_cannot_segment_is_found_before_the_start(place: Place, t
     code, output = place.call("create", *source)
     assert code == 0, output
     code, output = place.call("train", *source, "--plan")
-    _refused(code, output, "'cells' is a segmentation", r"arch\.name=basic_unet")
+    _refused(code, output, "'cells' is a semantic_segmentation", r"arch\.name=basic_unet")
     code, output = place.call("train", *source, "arch.name=basic_unet", "--plan")
     assert code == 0, output
     code, output = place.call("train", *source, "arch.name=basic_unet", "callbacks=mixup", "--plan")

@@ -28,7 +28,7 @@ def test_a_nested_training_takes_the_blueprint_of_its_pivot(
 
     capsys.readouterr()
     assert cli.main([*train, "proj=none"]) == 2
-    assert "there is none for task 'digits': load one with reuse.blueprint=<project>" in capsys.readouterr().err
+    assert "task 'digits' has no blueprint. Load one with reuse.blueprint=<project>" in capsys.readouterr().err
     assert not list((tmp_path / "results/none").rglob("journal.jsonl")), "found before anything started"
 
 
@@ -40,7 +40,7 @@ def test_a_blueprint_that_was_made_with_another_preprocessing_is_told(
     (folder / "blueprint_0001.yaml").write_text("preprocessing: {id: size224, pipeline: []}\noptimizer: {name: sgd}\n")
     plan = ["--plan", "train", "tasks=digits", "mode.use_blueprint=true", "reuse.blueprint=plan", "sys.executor=inline"]
     places = [f"data_dir={digits}", f"out_dir={tmp_path / 'results'}"]
-    said = "was made with preprocessing=size224, which it does not bring along: this run uses none"
+    said = "was made with preprocessing=size224, but does not set it: this run uses none"
     assert cli.main([*plan, *places]) == 0
     assert said in " ".join(capsys.readouterr().err.split())
     assert cli.main([*plan, *places, "preprocessing=size224"]) == 0

@@ -362,7 +362,7 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
 
 
 def test_no_task_is_no_work_that_has_been_done(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    _refused(here, ("pp", "preprocessing=size32", INLINE), capsys, "No task to preprocess")
+    _refused(here, ("pp", "preprocessing=size32", INLINE), capsys, "There is no task to preprocess")
 
 
 def test_pp_takes_the_pivot_alone_and_the_bases_of_tags(archives: Here, capsys: pytest.CaptureFixture[str]) -> None:
@@ -435,7 +435,7 @@ def test_a_creation_killed_between_its_steps_is_continued_and_repeated(here: Her
     assert code == 0, output
     assert len(commits(here.run_dir("default"))) == 4 > done
     code, output = here.call(*arguments)
-    assert code == 0 and "own" in output and "is there already" in output, output
+    assert code == 0 and "own" in output and "already exists" in output, output
     assert here.root.counts("own") == (24, 3)
 
 
@@ -534,7 +534,7 @@ def test_clean_leaves_alone_what_is_being_made(here: Here) -> None:
     download, half, *_ = _litter(here)
     with here.root.locked("DSET_half"), here.root.locked("DSET_own"):
         code, output = _clean(here, "mode.all=true", "mode.force=true")
-    assert code == 0 and "Dataset half is being made right now" in output, output
+    assert code == 0 and "Dataset half is being created right now" in output, output
     assert half.exists() and download.exists()
 
 

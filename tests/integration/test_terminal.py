@@ -87,7 +87,7 @@ def test_in_a_pipe_there_are_plain_lines_only(create: tuple[Place, tuple[str, ..
         log.startswith("--- attempt 1, process ") and log.count("Task pets is ready") == output.count("Task pets is ready") == 1
     )
     code, output = place.call(*arguments)
-    assert code == 0 and "Task pets is there already" in output and "\x1b" not in output
+    assert code == 0 and "Task 'pets' already exists" in output and "\x1b" not in output
 
 
 def test_interrupted_before_its_first_command_a_run_says_how_to_continue(
