@@ -17,7 +17,7 @@ from mml_ray.driver.disk_space import free_bytes, retry_when_space
 from mml_ray.driver.executor import Display, Executor, FailurePolicy, RunSummary
 from mml_ray.driver.graph import Board
 from mml_ray.failpoints import failpoint
-from mml_ray.store.run.protocol import RunStoreProtocol
+from mml_ray.store.run.protocol import CommitAnswer, RunStoreProtocol
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -312,7 +312,7 @@ def _failure_record(outcome: Outcome) -> dict[str, Any]:
     return {"command": outcome.command, "attempt": outcome.attempt, "reason": reason, "message": message, **where}
 
 
-def _not_committed(outcome: Outcome, answer: Mapping[str, str]) -> Outcome:
+def _not_committed(outcome: Outcome, answer: CommitAnswer) -> Outcome:
     status = "lost" if answer["status"] == "refused" else "failed"
     error = {"type": "StructConflictError" if status == "failed" else "FencedError", "message": answer["reason"], "traceback": ""}
     place = {"seconds": outcome.seconds, "node": outcome.node, "pid": outcome.pid}

@@ -22,7 +22,7 @@ from mml_ray.store import assignments, reuse
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.assignments import TEMP, TOP_LEVEL, PathAssignment, fill_template
 from mml_ray.store.paths import Roots, RunPaths
-from mml_ray.store.run.protocol import RunStoreProtocol
+from mml_ray.store.run.protocol import CommandResult, RunStoreProtocol
 from mml_ray.store.run.publish import settle_artifacts
 from mml_ray.tasks.description import TaskDescription
 
@@ -264,7 +264,7 @@ class MMLFileManager:
             return {"paths": {}, "models": []}
         return self.backend.task_state(name)
 
-    def results(self, name: str) -> list[dict[str, Any]]:
+    def results(self, name: str) -> list[CommandResult]:
         """``[{"key", "params", "result"}]`` of the committed commands of this name, in the order of the plan."""
         return [] if self.backend is None else self.backend.results(name)
 

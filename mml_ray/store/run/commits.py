@@ -6,22 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mml_ray import atomic
 from mml_ray.errors import UserError
 from mml_ray.journal.plain import normalized
 from mml_ray.store.paths import Roots
 from mml_ray.store.run.model_updates import check_delta
+from mml_ray.store.run.protocol import CommitAnswer
 from mml_ray.store.run.state import Attempt, RunState
 
-COMMITTED, REFUSED, CONFLICT = "committed", "refused", "conflict"
+Status = Literal["committed", "refused", "conflict"]
 
 
 class OutcomeRejected(Exception):
     """Why an outcome is not committed."""
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
 
@@ -36,12 +37,12 @@ class Decision:
     """The answer to one outcome, and the fields of its ``committed`` operation (``None``: nothing to write)."""
 
     command: str
-    status: str
+    status: Status
     reason: str = ""
     fields: dict[str, Any] | None = None
 
-    def answer(self) -> dict[str, str]:
-        """The plain form that the driver gets."""
+    def answer(self) -> CommitAnswer:
+        """What the driver gets."""
         return {"command": self.command, "status": self.status, "reason": self.reason}
 
 
@@ -61,7 +62,7 @@ class Decider:
         try:
             attempt = self._current(command, outcome)
             if attempt is None:
-                return Decision(command, COMMITTED)
+                return Decision(command, "committed")
             fields = self._fields(attempt, outcome)
         except OutcomeRejected as answer:
             return Decision(command, answer.status, answer.reason)
@@ -69,7 +70,7 @@ class Decider:
         for task, delta in fields["structs"].items():
             for key, path in delta["set_paths"].items():
                 self._keys[task, key] = (path, command)
-        return Decision(command, COMMITTED, fields=fields)
+        return Decision(command, "committed", fields=fields)
 
     def _current(self, command: str, outcome: Mapping[str, Any]) -> Attempt | None:
         """The attempt, if it may commit; ``None`` if it has already."""
@@ -80,14 +81,14 @@ class Decider:
             return None
         if commit is not None or command in self._commands:
             by = f"attempt {commit['attempt']}" if commit else "this call"
-            raise OutcomeRejected(REFUSED, f"{command} was already committed, by {by}")
+            raise OutcomeRejected("refused", f"{command} was already committed, by {by}")
         if latest is None:
-            raise OutcomeRejected(REFUSED, f"no attempt at {command} was started")
+            raise OutcomeRejected("refused", f"no attempt at {command} was started")
         if latest.number != number:
-            raise OutcomeRejected(REFUSED, f"attempt {number} of {command} was replaced by attempt {latest.number}")
+            raise OutcomeRejected("refused", f"attempt {number} of {command} was replaced by attempt {latest.number}")
         if latest.status != "running":
             raise OutcomeRejected(
-                REFUSED, f"attempt {number} of {command} had already failed ({latest.reason}: {latest.message})"
+                "refused", f"attempt {number} of {command} had already failed ({latest.reason}: {latest.message})"
             )
         return latest
 
@@ -98,7 +99,7 @@ class Decider:
             updates = self._updates(normalized(outcome.get("models_update") or {}, "models_update"))
             structs = self._structs(attempt, normalized(outcome.get("structs") or {}, "structs"))
         except UserError as error:
-            raise OutcomeRejected(REFUSED, str(error)) from None
+            raise OutcomeRejected("refused", str(error)) from None
         seconds = float(outcome.get("seconds") or 0.0)
         return {
             "command": attempt.command,
@@ -117,20 +118,20 @@ class Decider:
         path = self.roots.stored(given) if os.path.isabs(given) else given
         reserved = attempt.reservation(path)
         if reserved is None:
-            raise OutcomeRejected(REFUSED, f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
+            raise OutcomeRejected("refused", f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
         try:
             size = _size(self.roots.absolute(path))
         except OSError as error:
-            raise OutcomeRejected(REFUSED, f"artifact {path} cannot be read: {error.strerror}") from None
+            raise OutcomeRejected("refused", f"artifact {path} cannot be read: {error.strerror}") from None
         if size != item["size"]:
-            raise OutcomeRejected(REFUSED, f"artifact {path} has {size} bytes, but had {item['size']} when it was measured")
+            raise OutcomeRejected("refused", f"artifact {path} has {size} bytes, but had {item['size']} when it was measured")
         return {"path": path, "key": reserved.key, "size": size, "sha256": str(item["sha256"])}
 
     def _updates(self, updates: Mapping[str, Any]) -> dict[str, Any]:
         for path, delta in updates.items():
             check_delta(path, delta)
             if not self.roots.absolute(path).is_file():
-                raise OutcomeRejected(REFUSED, f"{path}, which the command changed, is not a file")
+                raise OutcomeRejected("refused", f"{path}, which the command changed, is not a file")
         return dict(updates)
 
     def _structs(self, attempt: Attempt, structs: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Decider:
         if value == path or other == command or self.state.precedes(other, command):
             return
         raise OutcomeRejected(
-            CONFLICT,
+            "conflict",
             f"{command} and {other} both set the path '{key}' of task '{task}' (to {path} and {value}), and neither waits for the "
             "other. Use distinct keys, append to the models instead, or let one wait for the other (after=[...]).",
         )

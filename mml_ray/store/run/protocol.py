@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypedDict
+
+
+class CommitAnswer(TypedDict):
+    """What became of one outcome. ``committed``: also when this attempt had committed before; ``refused``: it is not the current
+    attempt, or an artifact is missing; ``conflict``: another command set the same path key of a struct, so the attempt has failed.
+    """
+
+    command: str
+    status: Literal["committed", "refused", "conflict"]
+    reason: str
+
+
+class CommandResult(TypedDict):
+    """The return value of a committed command; ``unit`` is empty where it belongs to none."""
+
+    key: str
+    params: list[Any]
+    unit: str
+    result: Any
+
+
+class EpochRow(TypedDict):
+    """The values of one epoch (from 1), and the attempt that reported them."""
+
+    attempt: int
+    epoch: int
+    values: dict[str, float]
 
 
 class RunStoreProtocol(Protocol):
@@ -41,13 +68,9 @@ class RunStoreProtocol(Protocol):
             FencedError: the attempt is not the current one of its command.
         """
 
-    def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Commit finished attempts together: one append, one fsync. Returns ``[{"command", "status", "reason"}]`` in the order
-        given.
-
-        ``committed`` (also when this attempt had committed before), ``refused`` (it is not the current attempt, or an artifact
-        is missing), ``conflict`` (another command set the same path key of a struct; the attempt has failed then). What is
-        committed is durable, and its changes to model storages can be read.
+    def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[CommitAnswer]:
+        """Commit finished attempts together, with one append and one fsync; returns an answer to each. What is committed is durable,
+        and its changes to model storages can be read.
 
         Raises:
             StorageFailure: it may be durable or not; the same call again (when there is space, say) finds out.
@@ -91,8 +114,8 @@ class RunStoreProtocol(Protocol):
         the plan.
         """
 
-    def results(self, name: str) -> list[dict[str, Any]]:
-        """``[{"key", "params", "unit", "result"}]`` of the committed commands of this name, in the order of the plan."""
+    def results(self, name: str) -> list[CommandResult]:
+        """The results of the committed commands of this name, in the order of the plan."""
 
     def result(self, key: str) -> Any:
         """The return value of one command.
@@ -107,8 +130,8 @@ class RunStoreProtocol(Protocol):
     def attempts(self) -> dict[str, list[dict[str, Any]]]:
         """By command: every attempt with its number, status, reason, message, node, pid, started and ended (seconds since 1970)."""
 
-    def learning_curves(self) -> dict[str, list[dict[str, Any]]]:
-        """By command: ``[{"attempt", "epoch", "values"}]``, one row per epoch (from 1), in order."""
+    def learning_curves(self) -> dict[str, list[EpochRow]]:
+        """By command: one row per epoch, in order; an epoch that was repeated has the row of its last attempt."""
 
     def summary(self) -> dict[str, Any]:
         """Run, manifest, status, token, owner, how many commands stand where, and of how many each unit is made."""

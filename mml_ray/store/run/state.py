@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mml_ray.journal.replay import State
+from mml_ray.store.run.protocol import EpochRow
 
 #: the status of a run that committed everything
 FINISHED = "finished"
@@ -67,7 +68,7 @@ class RunState(State):
         self.bases: dict[str, tuple[int, int]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.released: dict[str, Identity] = {}
-        self.curves: dict[str, list[dict[str, Any]]] = {}
+        self.curves: dict[str, list[EpochRow]] = {}
         self._holders: dict[str, tuple[str, int]] = {}
         self._paths: dict[str, dict[str, tuple[str, str]]] = {}
         self._models: dict[str, list[tuple[str, int, str]]] = {}
@@ -232,10 +233,10 @@ class RunState(State):
     def _on_progressed(self, op: Mapping[str, Any]) -> None:
         attempt, epoch = op["attempt"], op["epoch"]
         rows = self.curves.setdefault(op["command"], [])
-        row = {"attempt": attempt, "epoch": epoch, "values": op["values"]}
+        row: EpochRow = {"attempt": attempt, "epoch": epoch, "values": op["values"]}
         if rows and rows[-1]["epoch"] >= epoch:  # a resumed attempt repeats epochs; reports of one attempt may overtake another
             kept = [r for r in rows if r["epoch"] < epoch or (r["epoch"] > epoch and r["attempt"] == attempt)]
-            rows[:] = sorted([*kept, row], key=lambda r: int(r["epoch"]))
+            rows[:] = sorted([*kept, row], key=lambda r: r["epoch"])
         else:
             rows.append(row)
 

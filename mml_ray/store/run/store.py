@@ -30,6 +30,7 @@ from mml_ray.store.run.commits import Decider, finish_blockers, place_of
 from mml_ray.store.run.inspection import RunInfo, find_runs, pending_updates, read_run, verify
 from mml_ray.store.run.markers import withdraw
 from mml_ray.store.run.planning import check_extension, check_same_plan
+from mml_ray.store.run.protocol import CommitAnswer
 from mml_ray.store.run.state import FINISHED, Attempt, RunState
 from mml_ray.store.run.view import RunView
 
@@ -186,7 +187,7 @@ class RunStore(RunView):
         failpoint("reserve.after_append")
         return path
 
-    def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[CommitAnswer]:
         self._check_open()
         decider = Decider(self.state, self.roots, at=opening.now())
         decisions = [decider.decide(outcome) for outcome in outcomes]

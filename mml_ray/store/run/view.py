@@ -9,6 +9,7 @@ from typing import Any
 from mml_ray.errors import CommandError
 from mml_ray.journal.lease import Lease
 from mml_ray.store.paths import Roots, RunPaths
+from mml_ray.store.run.protocol import CommandResult, EpochRow
 from mml_ray.store.run.state import RunState
 
 
@@ -47,7 +48,7 @@ class RunView:
         self._check_current()
         return self.state.task_state(task)
 
-    def results(self, name: str) -> list[dict[str, Any]]:
+    def results(self, name: str) -> list[CommandResult]:
         self._check_current()
         commits = self.state.commits
         return [
@@ -73,8 +74,8 @@ class RunView:
             for key, listed in self.state.attempts.items()
         }
 
-    def learning_curves(self) -> dict[str, list[dict[str, Any]]]:
-        return {key: [dict(row) for row in rows] for key, rows in self.state.curves.items()}
+    def learning_curves(self) -> dict[str, list[EpochRow]]:
+        return {key: list(rows) for key, rows in self.state.curves.items()}
 
     def summary(self) -> dict[str, Any]:
         total = self.state.commands or self.state.commits
