@@ -97,7 +97,7 @@ def parse(path: Path, data: bytes) -> Content:
     for line in lines:
         operation = decode(line)
         seq = content.seq + 1
-        if seq == 1:
+        if seq == 1 or (operation is not None and "version" in operation):  # a later owner may have continued it with a newer one
             _check_format(path, line, operation)
         if operation is None:
             _check_torn(path, lines, seq)

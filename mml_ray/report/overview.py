@@ -160,7 +160,7 @@ def _running_since(planned: Mapping[str, Any], attempt: Mapping[str, Any], paths
     """When a running command started; ``None`` if it waits in the queue of Ray, where the journal does not say at its start where it runs."""
     if attempt["node"] or planned["name"] in FRAME:
         return float(attempt["started"])
-    return started_at(paths.logs / f"{planned['key']}.log", attempt["number"])
+    return started_at(paths.log_of(planned["key"]), attempt["number"])
 
 
 def _attempt(item: Attempt) -> dict[str, Any]:

@@ -155,6 +155,13 @@ def test_a_version_from_the_future_is_an_error(finished: World) -> None:
     self_check_refuses(finished, [b'{"format":"other","version":99}\n'], "written by a newer mml-ray")
 
 
+def test_a_run_that_a_newer_version_continued_is_an_error(finished: World) -> None:
+    lines = lines_of(finished)
+    fields = {**{name: first for name, first in orjson.loads(lines[0]).items() if name not in ("crc", "seq", "op")}, "token": 2}
+    continued = journal.encode(len(lines) + 1, "run_opened", {**fields, "version": journal.FORMAT + 1})
+    self_check_refuses(finished, [*lines, continued], "written by a newer mml-ray")
+
+
 def test_an_operation_nobody_knows_is_an_error(finished: World) -> None:
     lines = lines_of(finished)
     self_check_refuses(

@@ -241,7 +241,7 @@ def final_state(world: World) -> dict[str, Any]:
         "commits": commits,
         "files": files,
         "left": left,
-        "tasks": {t: state.task_state(t) for t in state.tasks()},
+        "tasks": {t: state.task_state(t) for commit in state.commits.values() for t in commit["structs"]},
         "status": state.status,
     }
 

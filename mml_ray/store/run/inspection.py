@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -36,14 +37,12 @@ def salvage(run_dir: Path | str) -> tuple[RunState, str]:
         return read_run(run_dir), ""
     except (JournalError, StorageError) as error:
         state, damage = RunState(), str(error)
-    try:
+    with contextlib.suppress(OSError, JournalError, KeyError):
         for line in atomic.read_bytes(path).split(b"\n"):
             operation = journal.decode(line)
             if operation is None:
                 break
             state.apply(operation)
-    except (OSError, JournalError, KeyError):
-        return state, damage
     return state, damage
 
 

@@ -106,10 +106,6 @@ class RunState(State):
             "models": list(dict.fromkeys(path for _, _, path in models)),
         }
 
-    def tasks(self) -> list[str]:
-        """The tasks that committed commands changed, sorted."""
-        return sorted(self._paths.keys() | self._models.keys())
-
     def setter_of(self, task: str, key: str) -> tuple[str, str] | None:
         """Path and command of the last commit that set this key."""
         return self._paths.get(task, {}).get(key)
