@@ -156,7 +156,8 @@ class TrainingScheduler(AbstractBaseScheduler):
 
         A model of a nested variant of the evaluated task was trained on that task's validation data, so that split is left out.
         """
-        from mml_ray.training.predict import predict, store_predictions
+        from mml_ray.store.predictions import store_predictions
+        from mml_ray.training.predict import predict
 
         own, evaluated, storage = self._loaded(task, fold, eval_on)
         splits = ["TEST", "UNLABELLED"] if fold_plan.has_seen_validation(task, evaluated.name) else ["TEST", "VAL", "UNLABELLED"]
@@ -171,6 +172,7 @@ class TrainingScheduler(AbstractBaseScheduler):
             splits=splits,
             fold=fold,
             tta=components.plain(self, "tta"),
+            class_names=evaluated.class_names,
         )
         number = fold_plan.outer_fold(task, fold)
         path = self.fm.construct_saving_path(

@@ -19,8 +19,6 @@ from mml_ray.composition.tree import PACKAGED, ConfigTree
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.registry import registry
 
-#: classes of the made-up scores that metrics are tried on
-_MANY = 100
 #: what keeps a backend from loading weights, which a trial does not need
 _WITHOUT_WEIGHTS: dict[str, dict[str, Any]] = {"timm": {"pretrained": False}, "smp": {"weights": None}}
 
@@ -104,28 +102,10 @@ def _loss(settings: Mapping[str, Any]) -> None:
 
 
 def _metrics(settings: Mapping[str, Any]) -> None:
-    """Some parameters are looked at when a metric is computed only, so a few made-up scores are: of many classes, since a ``top_k`` that
-    is too large for three may be right for the task.
-    """
-    import torch
+    from mml_ray.metrics.definition import MetricSet
 
-    from mml_ray.models.meters import Rows
-    from mml_ray.models.metrics import MetricSet
-
-    scores = torch.eye(_MANY).repeat(2, 1)
-    rows = {
-        "cls": Rows(scores, scores.argmax(1)),
-        "mlcls": Rows(scores, scores.long()),
-        "reg": Rows(scores[:, :1], scores[:, :1]),
-        "seg": Rows(torch.ones(3, 3, 3), torch.empty(0)),
-    }
     for route, items in _routes(settings["metrics"]):
-        metrics = MetricSet(route, 3 if route == "seg" else _MANY, items)
-        try:
-            if route in rows:
-                metrics.compute(rows[route])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise MMLMisconfigurationException(f"metrics.{route}: {' '.join(str(error).split())}") from error
+        MetricSet(route, 1, items)
 
 
 def _callbacks(settings: Mapping[str, Any]) -> None:

@@ -1,61 +1,31 @@
 """What is collected while an epoch runs: sums of losses, and a row per sample for the metrics.
 
-Everything is a tensor or plain data, so that a checkpoint can hold it and an epoch can go on after a resume.
+Everything is a tensor or plain data: a checkpoint can hold it, an epoch can continue after a resume, and nothing waits for the device
+before the epoch ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mml_ray.tasks.kinds import IGNORE_INDEX as IGNORED
+from mml_ray.metrics.rows import Array, pixel_counts
+from mml_ray.tasks.kinds import TaskKind
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What was collected of one task in one phase, a row per sample.
-
-    ``scores`` are logits [N, C] (regression [N, 1]); for segmentation they are counts [N, C, 3]: true positives, guessed,
-    true pixels. ``targets`` [N] class indices, [N, C] labels, [N, 1] values; for segmentation empty.
-    """
-
-    scores: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return int(self.scores.size(0))
-
-    def draw(self, index: Tensor) -> Rows:
-        """The rows at ``index``."""
-        return Rows(self.scores[index], self.targets[index] if self.targets.numel() else self.targets)
-
-
-def rows_of(route: str, scores: Tensor, targets: Tensor) -> Rows:
-    """The rows of one batch: logits and targets as they are, or the counts of a segmentation."""
+def batch_rows(kind: TaskKind, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What is collected of one batch for the metrics, a row per sample: scores and targets, or the pixel counts of masks."""
     scores = scores.detach().float()
-    return Rows(pixel_counts(scores, targets), scores.new_empty(0)) if route == "seg" else Rows(scores, targets.detach())
-
-
-def pixel_counts(scores: Tensor, targets: Tensor) -> Tensor:
-    """``scores`` [N, C, H, W], ``targets`` [N, H, W] -> int64 [N, C, 3]: hits, guessed and true pixels that are not ignored."""
-    classes = scores.size(1)
-    valid = targets != IGNORED
-    guess = scores.argmax(dim=1)
-    offset = torch.arange(len(guess), device=guess.device)[:, None, None] * classes
-
-    def histogram(labels: Tensor, mask: Tensor) -> Tensor:
-        return torch.bincount((labels + offset)[mask], minlength=len(guess) * classes).view(len(guess), classes)
-
-    hits = histogram(guess, valid & (guess == targets))
-    return torch.stack([hits, histogram(guess, valid), histogram(targets, valid)], dim=-1)
+    if kind.metric_rows == "pixel_counts":
+        return pixel_counts(scores.argmax(dim=1), targets, scores.size(1), xp=torch), scores.new_empty(0)
+    return scores, targets.detach()
 
 
 class EpochMeter:
-    """Sums of losses and collected rows of one phase; plain tensors, so a checkpoint can hold it."""
+    """Sums of losses and collected rows of one phase."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -73,22 +43,23 @@ class EpochMeter:
         )
         self._counts[name] = self._counts.get(name, 0) + count
 
-    def add_rows(self, task: str, rows: Rows) -> None:
-        """Collect the rows of one batch."""
-        self._rows.setdefault(task, []).append((rows.scores, rows.targets))
+    def add_rows(self, task: str, scores: Tensor, targets: Tensor) -> None:
+        """Collect the rows of one batch, see :func:`batch_rows`; they stay on their device."""
+        self._rows.setdefault(task, []).append((scores, targets))
 
     def losses(self) -> dict[str, float]:
         """The mean per sample of each loss, over all processes."""
         sums, counts = self._shared_sums()
         return {name: sums[name] / counts[name] for name in sums}
 
-    def rows(self) -> dict[str, Rows]:
-        """All rows of each task, over all processes."""
+    def rows(self) -> dict[str, tuple[Array, Array]]:
+        """Scores and targets of all rows of each task, over all processes, as numpy arrays."""
         collected: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for part in _gathered({task: _joined(chunks) for task, chunks in self._rows.items()}):
             for task, pair in part.items():
                 collected.setdefault(task, []).append(pair)
-        return {task: Rows(*_joined(pairs)) for task, pairs in collected.items()}
+        joined = {task: _joined(pairs) for task, pairs in collected.items()}
+        return {task: (scores.cpu().numpy(), targets.cpu().numpy()) for task, (scores, targets) in joined.items()}
 
     def state(self) -> dict[str, Any]:
         """Plain data and tensors, for a checkpoint."""

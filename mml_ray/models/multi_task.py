@@ -23,12 +23,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
+from mml_ray.metrics.definition import MetricSet
+from mml_ray.metrics.rows import Rows
 from mml_ray.models.architectures import create_architecture
 from mml_ray.models.base import BaseModel
 from mml_ray.models.heads import TaskSpec, create_head
 from mml_ray.models.losses import Losses
-from mml_ray.models.meters import rows_of
-from mml_ray.models.metrics import MetricSet
+from mml_ray.models.meters import batch_rows
 from mml_ray.models.sample import ContractError, TaskBatch
 from mml_ray.models.state import seeded
 from mml_ray.models.task_losses import losses_for
@@ -241,7 +242,7 @@ class MultiTaskModel(BaseModel):
                 meter.add_loss(f"{phase}/{task}/loss", result["loss"].detach(), count)
                 self._measure_terms(samples, output["losses"], phase, count)
             if samples.get("targets") is not None and self._is_measured(task, samples["targets"], phase):
-                meter.add_rows(task, rows_of(self.specs[task].route, result["scores"], samples["targets"]))
+                meter.add_rows(task, *batch_rows(self.specs[task].kind, result["scores"], samples["targets"]))
 
     def _measure_terms(self, samples: Any, losses: Mapping[str, Tensor], phase: str, count: int) -> None:
         prefix = f"{samples['dataset_type']}/{samples['dataset_name']}/"
@@ -263,7 +264,8 @@ class MultiTaskModel(BaseModel):
             weights = {task: self.specs[task].weight for task in present}
             values[f"{phase}/loss"] = sum(weights[t] * values[name] for t, name in present.items()) / self._norm(weights)
         draws = int(self.setting("metrics", {}).get("bootstrap") or 0) if phase == "test" else 0
-        for task, rows in self.meters[phase].rows().items():
+        for task, collected in self.meters[phase].rows().items():
+            rows = Rows.of(self.specs[task].kind, *collected)
             found = self._metrics[task].compute(rows)
             if draws:
                 found.update(self._metrics[task].bootstrap(rows, draws, int(self.setting("seed") or 0)))

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shutil
-import statistics
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from rich.cells import cell_len
+
+from mml_ray.metrics.summary import finite, mean_and_deviation
 
 #: columns, where the output is not a terminal
 WIDTH = 120
@@ -141,25 +142,24 @@ def _padded(text: str, width: int, right: bool) -> str:
 def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> Table:
     """One row for each fold: its labels and its numbers; below, mean and sample standard deviation of every column.
 
-    A column is there if any row has a number for it; the deviation of a single value is left out. A label that is the same in all
-    of several rows goes to the title.
+    A column is there if any row has a number for it. Values that are not finite count neither for the mean nor for the deviation,
+    which a single value does not have. A label that is the same in all of several rows moves to the title.
     """
-    listed = [(list(names), dict(values)) for names, values in rows]
-    columns = list(dict.fromkeys(key for _, values in listed for key, value in values.items() if _is_number(value)))
-    kept, same = _varying(labels, [names for names, _ in listed])
-    body = [[*(names[n] for n in kept), *(number(values.get(column)) for column in columns)] for names, values in listed]
+    entries = [(list(names), dict(values)) for names, values in rows]
+    columns = list(dict.fromkeys(key for _, values in entries for key, value in values.items() if _is_number(value)))
+    kept, same = _varying(labels, [names for names, _ in entries])
+    body = [[*(names[n] for n in kept), *(number(values.get(column)) for column in columns)] for names, values in entries]
     blank = [""] * (len(kept) - 1)
     means, deviations = ["mean", *blank], ["deviation", *blank]
     for column in columns:
-        known = [
-            float(values[column]) for _, values in listed if _is_number(values.get(column)) and math.isfinite(values[column])
-        ]
-        shown = _tenths if all(isinstance(values.get(column, 0), int) for _, values in listed) else number
-        means.append(shown(statistics.fmean(known)) if known else "")
-        deviations.append(shown(statistics.stdev(known)) if len(known) > 1 else "")
-    heads = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
+        known = [values[column] for _, values in entries if _is_number(values.get(column))]
+        mean, deviation = mean_and_deviation(finite(known))
+        show = _tenths if all(isinstance(value, int) for value in known) else number
+        means.append("" if mean is None else show(mean))
+        deviations.append("" if deviation is None else show(deviation))
+    headings = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
     title = f"{title} ({', '.join(same)})" if same else title
-    return Table(title, heads, body, (means, deviations) if len(body) > 1 else (), labels=len(kept))
+    return Table(title, headings, body, (means, deviations) if len(body) > 1 else (), labels=len(kept))
 
 
 def _varying(labels: Sequence[str], names: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training as generations in one folder: written atomically, verified when read, the last good one counts.
+"""Checkpoints of a training as generations in one folder: written atomically, verified when read, the newest good one counts.
 
 A generation is ``checkpoint-000007.ckpt`` (what ``torch.save`` wrote: tensors and plain data, opened with
 ``weights_only=True``) and, written after it, ``checkpoint-000007.json`` with its size, sha256 and position. Without the
@@ -30,15 +30,14 @@ logger = logging.getLogger(__name__)
 
 #: version of the side file
 FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d{6,})\.json")
+_NAME = re.compile(r"checkpoint-(\d{6,})\.(ckpt|json)")
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands: ``epoch`` epochs are through, and ``batch`` batches of the one that runs; ``step`` optimizer
-    steps.
+    """Where a training stands: ``epoch`` epochs and ``batch`` batches of the next are done, in ``step`` optimizer steps.
 
-    ``finished`` is ``epochs`` when all epochs are through, ``stopped`` when a callback ended the training, else empty.
+    ``finished`` is ``epochs`` when all epochs are done, ``stopped`` when a callback ended the training, else empty.
     """
 
     epoch: int
@@ -59,7 +58,7 @@ class Generation:
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's door to files: a checkpoint is there as a whole or not at all, and is opened with ``weights_only=True``."""
+    """How Lightning reads and writes files: a checkpoint exists as a whole or not at all, and is opened with ``weights_only=True``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write atomically; raises :class:`StorageError`, for a full disk :class:`DiskFullError`."""
@@ -70,7 +69,7 @@ class VerifiedCheckpointIO(CheckpointIO):
         return read_checkpoint(Path(path), map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint; one that is not there is none."""
+        """Remove a checkpoint, if it exists."""
         Path(path).unlink(missing_ok=True)
 
 
@@ -92,7 +91,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, in
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
     kind = DiskFullError if error.errno in FULL else StorageError
-    return kind(f"The checkpoint {path} cannot be written: {error}. Free some space, then continue the run.")
+    return kind(f"The checkpoint '{path}' cannot be written: {error}. Free some space, then continue the run.")
 
 
 def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
@@ -100,14 +99,14 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
-        raise DataError(f"There is no checkpoint at {path}.") from None
+        raise DataError(f"The checkpoint '{path}' does not exist.") from None
     except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"The checkpoint {path} is damaged: {error}") from error
+        raise DataError(f"The checkpoint '{path}' is damaged: {error}") from error
     return content
 
 
 class _HashingStream:
-    """What ``torch.save`` writes to: a file whose content is hashed on its way."""
+    """A file for ``torch.save`` whose content is hashed while it is written, so that nothing has to be read again."""
 
     def __init__(self, path: Path) -> None:
         self.digest = hashlib.sha256()
@@ -144,7 +143,7 @@ class Generations:
 
     def write(self, checkpoint: Mapping[str, Any], position: Position) -> Generation:
         """Add a generation, then remove those that are not kept any more."""
-        number = max((int(m.group(1)) for m in map(_NUMBERED.fullmatch, self._names()) if m), default=0) + 1
+        number = max((number for number, _ in self._files()), default=0) + 1
         path = self.folder / f"checkpoint-{number:06}.ckpt"
         sha256, size = write_checkpoint(checkpoint, path)
         side = {"format": FORMAT, "sha256": sha256, "size": size, **asdict(position)}
@@ -157,17 +156,20 @@ class Generations:
 
     def latest(self) -> Generation | None:
         """The newest generation whose content is what was written; torn ones are passed over, and the log says so."""
-        for number in sorted(self._numbers(), reverse=True):
+        for number in self._complete():
             generation = self._read(number)
             if generation is not None:
                 return generation
         return None
 
-    def _names(self) -> list[str]:
-        return os.listdir(self.folder) if self.folder.is_dir() else []
+    def _files(self) -> list[tuple[int, str]]:
+        """Number and name of every file of a generation."""
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return [(int(match[1]), match[0]) for match in map(_NAME.fullmatch, names) if match]
 
-    def _numbers(self) -> list[int]:
-        return [int(match.group(1)) for match in map(_NAME.fullmatch, self._names()) if match]
+    def _complete(self) -> list[int]:
+        """The numbers of the generations with a side file, the newest first."""
+        return sorted((number for number, name in self._files() if name.endswith(".json")), reverse=True)
 
     def _read(self, number: int) -> Generation | None:
         path = self.folder / f"checkpoint-{number:06}.ckpt"
@@ -176,7 +178,7 @@ class Generations:
             version, sha256, size = int(side.pop("format")), str(side.pop("sha256")), int(side.pop("size"))
             if version > FORMAT:
                 raise DataError(
-                    f"{path} was written by a newer version of mml-ray: update, or remove {self.folder} to train anew."
+                    f"The checkpoint '{path}' was written by a newer version of mml-ray. Update, or remove '{self.folder}' to train again."
                 )
             position = Position(**side)
             if path.stat().st_size != size or _sha256(path) != sha256:
@@ -187,15 +189,11 @@ class Generations:
         return Generation(number, path, position, sha256, size)
 
     def _remove_old(self, newest: int) -> None:
-        kept = set(sorted(self._numbers(), reverse=True)[: self._keep]) | {newest}
-        for name in self._names():
-            match = _NUMBERED.fullmatch(name)
-            if match and int(match.group(1)) not in kept:
+        kept = {*self._complete()[: self._keep], newest}
+        for number, name in self._files():
+            if number not in kept:
                 fs.unlink(self.folder / name)
         sync_folder(self.folder)
-
-
-_NUMBERED = re.compile(r"checkpoint-(\d{6,})\.(?:ckpt|json)")
 
 
 def _sha256(path: Path) -> str:

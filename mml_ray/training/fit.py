@@ -24,7 +24,7 @@ C = TypeVar("C")
 
 @runtime_checkable
 class ResumableData(Protocol):
-    """A data module that can begin inside of an epoch."""
+    """A data module that can begin inside an epoch."""
 
     def resume(self, epoch: int, batch: int) -> None:
         """The training loader begins after ``batch`` batches of ``epoch``; its length stays that of a whole epoch."""
@@ -32,11 +32,11 @@ class ResumableData(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training gave.
+    """The result of a training.
 
-    ``score`` is the best value of ``monitor`` if one was kept, else the validation loss last recorded; NaN where there is
-    none, or none that is finite. ``metrics`` has a row per epoch. ``best_state`` are the weights of the best epoch (without
-    one: the last), ``last_state`` those of the last; ``seconds`` counts all resumes, ``resumed`` is where this process began
+    ``score`` is the best value of ``monitor`` if the best weights are kept, else the last validation loss; NaN where that is missing
+    or not finite. ``metrics`` has a row per epoch. ``best_state`` are the weights of the best epoch (without one: of the last),
+    ``last_state`` those of the last; ``seconds`` counts all resumes, ``resumed`` is the (epoch, batch) at which this process began
     (null: at the start).
     """
 
@@ -52,7 +52,7 @@ class FitResult:
 
 
 def fit(model: LightningModule, datamodule: LightningDataModule, trainer: Trainer, *, task: str | None = None) -> FitResult:
-    """Train ``model``; goes on from the newest good checkpoint in the trainer's checkpoint folder.
+    """Train ``model``, from the newest good checkpoint in the trainer's checkpoint folder on.
 
     Without a monitor the score is the last ``val/<task>/loss`` (``val/loss`` without ``task``). Raises
     :class:`~mml_ray.errors.CommandInterrupted` when the trainer was asked to stop.
@@ -67,15 +67,15 @@ def fit(model: LightningModule, datamodule: LightningDataModule, trainer: Traine
 
 
 def find_callback(trainer: Trainer, kind: type[C]) -> C:
-    """The trainer's callback of that kind; raises if the trainer was not made by ``create_trainer``."""
+    """The trainer's callback of a class; raises if the trainer was not made by ``create_trainer``."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):
             return callback
-    raise MMLMisconfigurationException(f"The trainer has no {kind.__name__}: make it with create_trainer.")
+    raise MMLMisconfigurationException(f"The trainer does not have the callback {kind.__name__}: make it with create_trainer.")
 
 
 def _is_over(found: Generation, trainer: Trainer) -> bool:
-    """Whether the training of the checkpoint ended, and no more epochs are wanted than then."""
+    """Whether the training had ended, and no more epochs are asked for than then."""
     position = found.position
     return position.finished == "stopped" or (position.finished == "epochs" and position.epoch >= (trainer.max_epochs or 0))
 
@@ -95,18 +95,18 @@ def _restore(found: Generation, model: LightningModule, trainer: Trainer) -> Non
 def _run(found: Generation | None, model: LightningModule, datamodule: LightningDataModule, trainer: Trainer) -> None:
     if found is not None:
         epoch, batch = found.position.epoch, found.position.batch
-        logger.info("The training goes on after epoch %d, batch %d of the next (%s).", epoch, batch, found.path)
+        logger.info("The training continues after epoch %d, batch %d of the next (%s).", epoch, batch, found.path)
         if isinstance(datamodule, ResumableData):
             datamodule.resume(epoch, batch)
         elif batch:
             raise MMLMisconfigurationException(
-                f"{type(datamodule).__name__} has no resume(epoch, batch): it cannot begin after batch {batch} of an epoch. "
-                f"Implement it, or remove {found.path.parent} to train anew."
+                f"The data module {type(datamodule).__name__} cannot begin after batch {batch} of an epoch. "
+                f"Implement resume(epoch, batch), or remove '{found.path.parent}' to train again."
             )
     path = None if found is None else str(found.path)
     with quiet(), _keyboard_interrupt():
         trainer.fit(model, datamodule=datamodule, ckpt_path=path, weights_only=True)
-    trainer.fit_loop._combined_loader = None  # lets go of the loader, and so of its processes
+    trainer.fit_loop._combined_loader = None  # its loader processes would live as long as the trainer
 
 
 def _result(model: LightningModule, trainer: Trainer, loss: str, found: Generation | None) -> FitResult:
@@ -117,7 +117,7 @@ def _result(model: LightningModule, trainer: Trainer, loss: str, found: Generati
     recorded = [row[loss] for row in rows if loss in row]
     score = best.score if best is not None else recorded[-1] if recorded else None
     if score is None or not math.isfinite(score):
-        logger.warning("The training has no finite %s: its score is NaN.", best.monitor if best is not None else loss)
+        logger.warning("The training did not measure a finite %s: its score is NaN.", best.monitor if best is not None else loss)
         score = math.nan
     return FitResult(
         score=score,
@@ -134,7 +134,7 @@ def _result(model: LightningModule, trainer: Trainer, loss: str, found: Generati
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's advice: on loader processes, and on resuming inside an epoch, which is exact here."""
+    """Mute Lightning's advice: on loader processes, and on resuming inside an epoch, which is exact here."""
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",
@@ -151,7 +151,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keyboard_interrupt() -> Iterator[None]:
-    """Ctrl-C stays Ctrl-C: Lightning would ignore the signal from then on, and exit."""
+    """Raise KeyboardInterrupt on Ctrl-C: Lightning would ignore the signal from then on, and exit."""
     try:
         before = signal.getsignal(signal.SIGINT)
         yield

@@ -1,12 +1,12 @@
-"""Lightning's loop made exact: keyed randomness, checkpoints at positions from which a resume is the same to the bit,
-progress, stop.
+"""Lightning's loop made exact: checkpoints at positions from which a resume is the same to the bit, metrics, best weights, stopping.
 
-A checkpoint is written where nothing is in flight: when the next epoch starts (then schedulers and callbacks of the one
-before are through), after a batch inside an epoch (no gradient is being accumulated, no validation follows), and at the end.
+A checkpoint is written where nothing is in flight: when the next epoch starts (then schedules and callbacks of the one before are
+through), after a batch inside an epoch (no gradient is being accumulated, no validation follows), and at the end.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -25,104 +25,103 @@ from mml_ray.training.steps import Report
 logger = logging.getLogger(__name__)
 
 
-class MetricsTracker(Checkpoint):
-    """A row per epoch of what is named ``train/...``, ``val/...``, ``lr...``, ``stats/...``; validation values only where one ran.
-    Each row is also handed to ``report``, with its epoch counted from 1.
+class _Kept(Checkpoint):
+    """A callback whose attributes ``kept`` are part of a checkpoint.
 
     (A ``Checkpoint`` for Lightning, so that it runs after the model logged its epoch.)
     """
 
+    state_key = ""
+    kept: tuple[str, ...] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data."""
+        return {name: copy.copy(getattr(self, name)) for name in self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        for name in self.kept:
+            setattr(self, name, copy.copy(state_dict[name]))
+
+
+class MetricsTracker(_Kept):
+    """A row per epoch of what is named ``train/...``, ``val/...``, ``lr...``, ``stats/...``; validation values only where one ran.
+
+    Each row is also handed to ``report``, with its epoch counted from 1.
+    """
+
+    state_key = "mml_metrics"
+    kept = ("rows", "validated", "validation")
+
     def __init__(self, report: Report | None = None) -> None:
         self.rows: list[dict[str, float]] = []
         self._report = report
-        self._validated = False
-        self._validation: dict[str, float] = {}
-
-    @property
-    def state_key(self) -> str:
-        """Its key in a checkpoint."""
-        return "mml_metrics"
+        self.validated = False
+        self.validation: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a resume, give the last validation's values back to the callbacks and schedules that look at them."""
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._validation.items()})
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.validation.items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the fresh values."""
-        self._validated = True
-        self._validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.validated = True
+        self.validation = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row."""
-        wanted = ("train/", "lr", "stats/", *(["val/"] if self._validated else []))
+        wanted = ("train/", "lr", "stats/", *(["val/"] if self.validated else []))
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(wanted)}
         self.rows.append({"epoch": trainer.current_epoch, **values})
         if self._report is not None:  # seven digits are what a float32 holds
             rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
             self._report({"epoch": trainer.current_epoch + 1, "values": rounded})
-        self._validated = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        rows = [dict(row) for row in self.rows]
-        return {"rows": rows, "validated": self._validated, "validation": dict(self._validation)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.rows = [dict(row) for row in state_dict["rows"]]
-        self._validated = bool(state_dict["validated"])
-        self._validation = dict(state_dict["validation"])
+        self.validated = False
 
 
-class BestWeights(Checkpoint):
-    """Keeps the weights of the epoch with the best ``monitor`` (``min`` or ``max``); NaN and inf never are the best."""
+class BestWeights(_Kept):
+    """Keeps the weights of the epoch with the best ``monitor`` (``min`` or ``max``); NaN and inf are never the best."""
+
+    state_key = "mml_best"
+    kept = ("score", "epoch", "state")
 
     def __init__(self, monitor: str, mode: str) -> None:
         if mode not in ("min", "max"):
-            raise MMLMisconfigurationException(f"The monitor '{monitor}' has mode {mode!r}; it is min or max.")
+            raise MMLMisconfigurationException(f"The mode of the monitor '{monitor}' must be min or max, got {mode!r}.")
         self.monitor = monitor
         self.mode = mode
         self.score: float | None = None
         self.epoch: int | None = None
         self.state: dict[str, Tensor] | None = None
 
-    @property
-    def state_key(self) -> str:
-        """Its key in a checkpoint."""
-        return "mml_best"
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep a copy on the CPU if this epoch is better than all before."""
         if self.monitor not in trainer.callback_metrics:
             if self.monitor.startswith("val/") and not trainer.fit_loop.epoch_loop._should_check_val_epoch():
                 return
-            there = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            measured = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise MMLMisconfigurationException(
-                f"'{self.monitor}' is to be monitored but was not measured after epoch {trainer.current_epoch + 1}: {there}. "
+                f"The monitor '{self.monitor}' was not measured in epoch {trainer.current_epoch + 1}, which has {measured}. "
                 "Without validation data set mode.store_best=false."
             )
         value = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(value):
-            logger.warning("After epoch %d %s is %s.", trainer.current_epoch + 1, self.monitor, value)
+            logger.warning("In epoch %d '%s' is %s, so it cannot be the best.", trainer.current_epoch + 1, self.monitor, value)
             return
         if self.score is None or (value < self.score if self.mode == "min" else value > self.score):
             self.score, self.epoch = value, trainer.current_epoch
             self.state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in pl_module.state_dict().items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data."""
-        return {"score": self.score, "epoch": self.epoch, "state": self.state}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.score, self.epoch, self.state = state_dict["score"], state_dict["epoch"], state_dict["state"]
-
-
-class TrainingCheckpoint(Checkpoint):
-    """Writes the generations, answers a request to stop, and makes a resume exact. Has to be the last callback.
+class TrainingCheckpoint(_Kept):
+    """Writes the generations, obeys a request to stop, and makes a resume exact. It must be the last callback.
 
     ``folder`` null: nothing is written. ``every_minutes`` also inside an epoch (0: after every batch, null: never).
+    ``should_stop`` is asked every ``poll_seconds`` at most.
     """
+
+    state_key = "mml_checkpoint"
+    kept = ("seconds",)
 
     def __init__(
         self,
@@ -135,36 +134,27 @@ class TrainingCheckpoint(Checkpoint):
         self.generations = None if folder is None else Generations(folder)
         self._every = None if every_minutes is None else 60 * every_minutes
         self._should_stop = should_stop
-        self._poll = poll_seconds
-        self._asked_at = self._saved_at = time.monotonic()
-        self._stop = False
+        self._poll_every = poll_seconds
+        self._polled_at = self._saved_at = time.monotonic()
+        self._stopping = False
         self._position: Position | None = None
-        self.seconds_before = 0.0
+        self._seconds_before = 0.0
         self._started_at = time.monotonic()
-
-    @property
-    def state_key(self) -> str:
-        """Its key in a checkpoint."""
-        return "mml_checkpoint"
 
     @property
     def seconds(self) -> float:
         """Seconds of training, over all resumes."""
-        return self.seconds_before + time.monotonic() - self._started_at
+        return self._seconds_before + time.monotonic() - self._started_at
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.seconds_before = float(state_dict["seconds"])
+    @seconds.setter
+    def seconds(self, before: float) -> None:
+        self._seconds_before = float(before)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._started_at = self._saved_at = time.monotonic()
-        self._asked_at = -math.inf
-        self._stop = False
+        self._polled_at = -math.inf
+        self._stopping = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch before is through: write it."""
@@ -172,7 +162,7 @@ class TrainingCheckpoint(Checkpoint):
         trainer.fit_loop.restarting = False
         if trainer.current_epoch and not resumed:
             self._save(trainer, Position(trainer.current_epoch, 0, trainer.global_step))
-        if self._is_asked():
+        if self._stop_requested():
             self._interrupt(f"after epoch {trainer.current_epoch}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -182,13 +172,13 @@ class TrainingCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write when it is time, or when the training is to stop."""
         done = batch_idx + 1
-        if not _settled(trainer, done):
+        if not _is_at_boundary(trainer, done):
             return
         due = self._every is not None and time.monotonic() - self._saved_at >= self._every
-        asked = self._is_asked()
-        if due or asked:
+        stop = self._stop_requested()
+        if due or stop:
             self._save(trainer, Position(trainer.current_epoch, done, trainer.global_step))
-        if asked:
+        if stop:
             self._interrupt(f"in epoch {trainer.current_epoch + 1}, after batch {done} of {trainer.num_training_batches}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,9 +188,9 @@ class TrainingCheckpoint(Checkpoint):
         self._save(trainer, Position(epochs, 0, trainer.global_step, reason))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put Lightning's counters to where they are when nothing is in flight."""
+        """Rewind Lightning's counters: its own resume from here would leave out schedules and repeat batches."""
         if self._position is not None:
-            settle_counters(checkpoint["loops"]["fit_loop"], self._position)
+            rewind_counters(checkpoint["loops"]["fit_loop"], self._position)
 
     def _save(self, trainer: Trainer, position: Position) -> None:
         self._saved_at = time.monotonic()
@@ -215,27 +205,30 @@ class TrainingCheckpoint(Checkpoint):
             self.generations.write(checkpoint, position)
         trainer.strategy.barrier("mml_checkpoint")
 
-    def _is_asked(self) -> bool:
+    def _stop_requested(self) -> bool:
         now = time.monotonic()
-        if not self._stop and self._should_stop is not None and now - self._asked_at >= self._poll:
-            self._asked_at = now
-            self._stop = bool(self._should_stop())
-        return self._stop
+        if not self._stopping and self._should_stop is not None and now - self._polled_at >= self._poll_every:
+            self._polled_at = now
+            self._stopping = bool(self._should_stop())
+        return self._stopping
 
     def _interrupt(self, where: str) -> None:
-        kept = "the checkpoint is written" if self.generations is not None else "no checkpoint was asked for"
+        kept = "the checkpoint is written" if self.generations is not None else "checkpoints are off"
         raise CommandInterrupted(f"The training stopped as asked, {where}; {kept}.")
 
 
-def _settled(trainer: Trainer, done: int) -> bool:
+def _is_at_boundary(trainer: Trainer, done: int) -> bool:
     """Whether nothing is in flight after ``done`` batches inside of the epoch."""
     total, every = trainer.num_training_batches, trainer.val_check_batch
     inside = done < total and done % trainer.accumulate_grad_batches == 0
     return inside and not (isinstance(every, (int, float)) and math.isfinite(every) and done % int(every) == 0)
 
 
-def settle_counters(loop: dict[str, Any], position: Position) -> None:
-    """Rewrite the state of Lightning's fit loop: ``position`` is reached, and nothing beyond it has begun."""
+def rewind_counters(loop: dict[str, Any], position: Position) -> None:
+    """Rewrite the saved state of Lightning's fit loop: ``position`` is reached, and nothing beyond it has begun.
+
+    Lightning 2.6 saves its counters from inside a hook, where they run ahead, and has no public call that sets them.
+    """
     epoch, batch = position.epoch, position.batch
     epochs = loop["epoch_progress"]
     for counter in (epochs["total"], epochs["current"]):

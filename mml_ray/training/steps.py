@@ -1,4 +1,4 @@
-"""What accompanies every training step: its seed, and the report of its progress."""
+"""What accompanies every training step: its seed and the report of its progress."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class KeyedRandomness(Callback):
 
 
 class ProgressReport(Callback):
-    """Tells ``report`` where the training is, at most every ``seconds`` and at the end of each epoch.
+    """Calls ``report`` with the progress of the training, at most every ``seconds`` and at the end of each epoch.
 
-    ``{"epoch" (from 1), "epochs", "step", "steps" (batches of the epoch), "loss", "seconds"}``.
+    The progress is ``{"epoch" (from 1), "epochs", "step", "steps" (batches of the epoch), "loss", "seconds"}``.
     """
 
     def __init__(self, report: Report, *, seconds: float = 0.5) -> None:
         self._report = report
         self._every = seconds
-        self._told_at = -math.inf
+        self._reported_at = -math.inf
         self._started_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Report if it is time."""
         last = batch_idx + 1 >= trainer.num_training_batches
-        if not last and time.monotonic() - self._told_at < self._every:
+        if not last and time.monotonic() - self._reported_at < self._every:
             return
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        said: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "epochs": trainer.max_epochs}
-        said.update(step=batch_idx + 1, steps=_whole(trainer))
+        progress: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "epochs": trainer.max_epochs}
+        progress.update(step=batch_idx + 1, steps=_whole(trainer))
         if loss is not None:
-            said["loss"] = float(loss.detach() if isinstance(loss, Tensor) else loss)
-        self._report({**said, "seconds": round(time.monotonic() - self._started_at, 3)})
+            progress["loss"] = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        self._report({**progress, "seconds": round(time.monotonic() - self._started_at, 3)})
 
 
 def _whole(trainer: Trainer) -> int | None:

@@ -127,7 +127,7 @@ def test_every_step_of_a_preprocessing_can_be_built(option: str) -> None:
 
 @pytest.mark.parametrize("option", [option for option in CHOSEN if option.startswith("metrics/")])
 def test_every_metric_can_be_built(option: str) -> None:
-    from mml_ray.models.metrics import MetricSet
+    from mml_ray.metrics.definition import MetricSet
 
     route = option.partition("/")[2].partition("=")[0]
     assert len(MetricSet(route, 3, content(option)[route])) == len(content(option)[route])

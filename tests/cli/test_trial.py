@@ -27,7 +27,7 @@ from mml_ray.errors import MMLMisconfigurationException
         (["lr_scheduler=plateau", "lr_scheduler.factor=-1"], "factor lies between 0 and 1"),
         (["+loss.cls.0.params.foo=1"], "'cross_entropy' with .*foo"),
         (["+loss.cls.0.params.label_smoothing=2"], "label_smoothing lies between 0 and 1"),
-        (["metrics.cls.0.params.average=mcro"], "metrics.cls: .*macro.*mcro"),
+        (["metrics.cls.0.params.average=mcro"], "metrics.cls.0.params.average must be macro, micro or weighted, got 'mcro'"),
         (["callbacks=early", "+cbs.early.patiense=3"], "cbs.early: .*patiense"),
         (["callbacks=early", "cbs.early.mode=mni"], "cbs.early.mode=mni: allowed is min or max"),
         (["+cbs.stop._target_=lightning.EarlyStopping"], "Unknown callback 'stop'"),

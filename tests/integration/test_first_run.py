@@ -118,7 +118,7 @@ def test_kill_9_inside_an_epoch_then_continue_with_other_loader_workers(place: P
     code, output = place.call("train", "proj=inside", "continue=latest", "num_workers=2")
     assert code == 0, output
     (log,) = (run_dir / "logs").glob("train_fold--*.log")
-    assert re.search(r"goes on after epoch \d, batch [1-9]", log.read_text())
+    assert re.search(r"continues after epoch \d, batch [1-9]", log.read_text())
     whole, inside = (files(place.results / project) for project in ("whole", "inside"))
     same = [name for name in whole if name.startswith(("PARAMETERS", "PREDICTIONS"))]
     assert len(same) > 1 and [name for name in same if inside.get(name) != whole[name]] == []

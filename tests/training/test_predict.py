@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.errors import DataError
+from mml_ray.metrics.definition import MetricSet
+from mml_ray.metrics.rows import rows_of_predictions
 from mml_ray.models import build_model
+from mml_ray.store.predictions import decode_png, load_predictions, store_predictions
 from mml_ray.training.fit import fit
-from mml_ray.training.predict import (
-    decode_png,
-    encode_png,
-    load_predictions,
-    predict,
-    prediction_schema,
-    store_predictions,
-)
+from mml_ray.training.predict import predict
 from mml_ray.training.predict import test as evaluate
 from mml_ray.training.trainer import create_trainer
 from tests.training.tiny import TinyData, tiny_config, tiny_model, tiny_options
@@ -38,7 +33,10 @@ class OtherTask(TinyData):
 
 def test_classification_rows_are_what_the_model_says(tmp_path: Path) -> None:
     model, data = tiny_model().eval(), TinyData(batch_size=4)
-    table = predict(model, data, create_trainer(tiny_options()), task="tiny", splits=["TEST", "VAL", "UNLABELLED"], fold=2)
+    names = ["red", "green", "blue"]
+    table = predict(
+        model, data, create_trainer(tiny_options()), task="tiny", splits=["TEST", "VAL", "UNLABELLED"], fold=2, class_names=names
+    )
     assert table.column_names == COLUMNS and table.num_rows == 30
     rows = table.to_pylist()
     assert [row["split"] for row in rows] == ["TEST"] * 15 + ["VAL"] * 15 and {row["fold"] for row in rows} == {2}
@@ -50,9 +48,11 @@ def test_classification_rows_are_what_the_model_says(tmp_path: Path) -> None:
     assert [row["target"] for row in rows[:15]] == data.targets[45:60].tolist()
     assert {row["calibrated"] for row in rows} == {None}
     store_predictions(table, tmp_path / "p.parquet")
-    again, about = load_predictions(tmp_path / "p.parquet")
-    assert again.equals(table)
-    assert about == {"task": "tiny", "head": "tiny", "task_type": "classification", "num_classes": 3}
+    again = load_predictions(tmp_path / "p.parquet")
+    assert again.table.equals(table) and again.class_names == names
+    assert again.metadata == {
+        "task": "tiny", "head": "tiny", "task_type": "classification", "num_classes": 3, "class_names": names
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_classification_rows_are_what_the_model_says(tmp_path: Path) -> None:
         ("semantic_segmentation", 3, torch.randint(0, 3, (60, 8, 8))),
     ],
 )
-def test_the_other_task_types(task_type: str, classes: int, targets: torch.Tensor) -> None:
+def test_the_other_task_types(task_type: str, classes: int, targets: torch.Tensor, tmp_path: Path) -> None:
     arch = {"backend": "monai", "name": "basic_unet", "params": {"features": [4, 4, 4, 4, 4, 4]}}
     model = build_model(
         tiny_config(arch=arch, tasks={"tiny": {"task_type": task_type, "num_classes": classes}}, losses=None)
@@ -89,6 +89,13 @@ def test_the_other_task_types(task_type: str, classes: int, targets: torch.Tenso
         )
     found = evaluate(model, OtherTask(targets), trainer, task="tiny")
     assert found["test/tiny/loss"] == found["test/loss"] and len(found) >= 3
+    store_predictions(table, tmp_path / "p.parquet")
+    stored = load_predictions(tmp_path / "p.parquet")
+    again = MetricSet(str(stored.kind.route), classes).compute(rows_of_predictions(stored))
+    tolerance = 0.02 if task_type == "semantic_segmentation" else 1e-6  # probabilities of pixels are stored in 255 steps
+    assert {f"test/tiny/{name}": pytest.approx(value, abs=tolerance) for name, value in again.items()} == {
+        name: value for name, value in found.items() if not name.endswith("loss")
+    }
 
 
 def test_unlabelled_samples_have_no_target() -> None:
@@ -128,22 +135,6 @@ def test_no_test_data_is_an_error() -> None:
 
     with pytest.raises(DataError, match="its test split is empty"):
         evaluate(tiny_model(), Empty(), create_trainer(tiny_options()), task="tiny")
-
-
-def test_foreign_files_and_kinds_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match="is no prediction file"):
-        load_predictions(tmp_path / "x")
-    store_predictions(pa.table({"a": [1]}), tmp_path / "y")
-    with pytest.raises(DataError, match="is no prediction file"):
-        load_predictions(tmp_path / "y")
-    with pytest.raises(MMLMisconfigurationException, match="no prediction table for 'unheard'"):
-        prediction_schema("unheard", {})
-
-
-def test_png_is_lossless() -> None:
-    plane = np.random.default_rng(0).integers(0, 256, (7, 5)).astype(np.uint8)
-    assert np.array_equal(decode_png(encode_png(plane)), plane)
 
 
 def test_predictions_and_tests_may_average_over_views() -> None:

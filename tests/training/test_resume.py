@@ -216,14 +216,14 @@ def test_a_data_module_that_cannot_begin_within_an_epoch_is_refused_there_and_fi
     assert_same(whole, train(tmp_path / "between", data=Plain()))
     with pytest.raises(CommandInterrupted):
         train(tmp_path / "within", stop=3)
-    with pytest.raises(MMLMisconfigurationException, match="Plain has no resume"):
+    with pytest.raises(MMLMisconfigurationException, match="Plain cannot begin after batch"):
         train(tmp_path / "within", data=Plain())
 
 
 def test_without_a_folder_a_stop_is_obeyed_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = create_trainer(tiny_options(should_stop=Stop(3)))
-    with pytest.raises(CommandInterrupted, match="no checkpoint was asked for"):
+    with pytest.raises(CommandInterrupted, match="checkpoints are off"):
         fit(tiny_model(), TinyData(), trainer)
     assert list(tmp_path.iterdir()) == []
 

@@ -138,7 +138,7 @@ def test_a_validation_loss_equals_what_the_weights_give(tmp_path: Path) -> None:
 
 def test_without_validation_data_the_score_is_nan_and_a_monitor_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     result = fit(tiny_model(), TinyData(validation=False), create_trainer(tiny_options(max_epochs=1)), task="tiny")
-    assert math.isnan(result.score) and "no finite val/tiny/loss" in caplog.text
+    assert math.isnan(result.score) and "did not measure a finite val/tiny/loss" in caplog.text
     with pytest.raises(MMLMisconfigurationException, match="mode.store_best=false"):
         fit(tiny_model(), TinyData(validation=False), create_trainer(tiny_options(monitor=("val/loss", "min"))))
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mml_ray.metrics.definition import metric
+from mml_ray.metrics.rows import Rows
 from mml_ray.models.architectures.base import Architecture, Features
 from mml_ray.models.heads import TaskSpec
-from mml_ray.models.metrics import MetricFunction, Rows
 from mml_ray.registry import registry
 
 
@@ -34,11 +36,6 @@ class LandmarkHead(nn.Module):
 registry.add("head", "kp", LandmarkHead)
 
 
-def distances(scores: Tensor, targets: Tensor) -> Tensor:
-    """``[N, K]``, in pixels."""
-    return torch.linalg.vector_norm(scores - targets, dim=-1)
-
-
 @registry.register_loss("landmark_distance")
 class LandmarkDistance(nn.Module):
     """Mean distance, as a share of the image's diagonal."""
@@ -48,22 +45,17 @@ class LandmarkDistance(nn.Module):
     def forward(self, sample_list: Mapping[str, Any], model_output: Mapping[str, Any]) -> Tensor:
         """The mean over samples and landmarks."""
         height, width = sample_list["image"].shape[-2:]
-        return distances(model_output["scores"], sample_list["targets"]).mean() / (height**2 + width**2) ** 0.5
+        distances = torch.linalg.vector_norm(model_output["scores"] - sample_list["targets"], dim=-1)
+        return distances.mean() / (height**2 + width**2) ** 0.5
 
 
-def _landmark_error(route: str, num_classes: int) -> MetricFunction:
-    """Mean distance in pixels."""
-    return lambda rows: distances(rows.scores, rows.targets).mean()
+@metric("landmark_error", "kp")
+def landmark_error(rows: Rows) -> float:
+    """The mean distance between predicted and true landmarks, in pixels."""
+    return float(np.linalg.norm(rows.scores - rows.targets, axis=-1).mean())
 
 
-def _landmarks_found(route: str, num_classes: int, pixels: float = 5.0) -> MetricFunction:
-    """The share of landmarks that are found up to a few pixels."""
-
-    def share(rows: Rows) -> Tensor:
-        return (distances(rows.scores, rows.targets) <= pixels).float().mean()
-
-    return share
-
-
-registry.add("metric", "landmark_error", _landmark_error)
-registry.add("metric", "landmarks_found", _landmarks_found)
+@metric("landmarks_found", "kp")
+def landmarks_found(rows: Rows, pixels: float = 5.0) -> float:
+    """The share of landmarks that are found up to ``pixels``."""
+    return float((np.linalg.norm(rows.scores - rows.targets, axis=-1) <= pixels).mean())
