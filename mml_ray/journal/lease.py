@@ -16,7 +16,7 @@ from mml_ray import atomic
 from mml_ray.errors import FencedError, JournalError, RunLockedError, StorageFailure
 from mml_ray.failpoints import failpoint
 from mml_ray.journal.folder import JournalFolder, create_exclusively
-from mml_ray.journal.owner import HEARTBEAT_TIMEOUT, describe, is_alive, same_process
+from mml_ray.journal.owner import HEARTBEAT_TIMEOUT, describe, living, same_process
 
 
 class Lease:
@@ -152,7 +152,7 @@ def _claim(folder: JournalFolder, token: int, owner: Mapping[str, Any]) -> bool:
 
 
 def _refuse_if_alive(folder: JournalFolder, holder: Mapping[str, Any], timeout: float) -> None:
-    if is_alive(holder, folder.heartbeat, timeout=timeout):
+    if living({folder.heartbeat: holder}, timeout=timeout):
         raise RunLockedError(
             f"{folder.path} is in use by {describe(holder)}, which is alive. Wait for it, or end that process. A dead owner is "
             "replaced automatically, so nothing has to be removed by hand."

@@ -81,28 +81,32 @@ def describe(owner: Mapping[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}{since}"
 
 
-def is_alive(
-    owner: Mapping[str, Any],
-    file: Path,
+def living(
+    owners: Mapping[Path, Mapping[str, Any]],
     *,
     timeout: float = HEARTBEAT_TIMEOUT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Whether the owner is alive. On this machine: a process with its number and start time exists (it may be stopped). On another
-    machine: its heartbeat changes within ``timeout`` seconds of this machine's monotonic clock; the answer may take that long.
+) -> set[Path]:
+    """The heartbeat files of those owners that are alive, of ``{heartbeat file: owner}``. On this machine: a process with the number
+    and start time exists (it may be stopped). On another machine: the heartbeat changes within ``timeout`` seconds of this
+    machine's monotonic clock; the answer may take that long.
     """
     here = current_owner()
-    if owner.get("host") == here["host"] and owner.get("machine") == here["machine"]:
-        return owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]
+    alive: set[Path] = set()
+    elsewhere: dict[Path, str | None] = {}
+    for file, owner in owners.items():
+        if (owner.get("host"), owner.get("machine")) != (here["host"], here["machine"]):
+            elsewhere[file] = read_heartbeat(file, owner)
+        elif owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]:
+            alive.add(file)
     deadline = clock() + timeout
-    first = read_heartbeat(file, owner)
-    while clock() < deadline:
+    while not elsewhere.keys() <= alive and clock() < deadline:
         sleep(min(0.5, timeout / 20))
-        now = read_heartbeat(file, owner)
-        if now is not None and now != first:
-            return True
-    return False
+        for file, first in elsewhere.items():
+            if read_heartbeat(file, owners[file]) not in (None, first):
+                alive.add(file)
+    return alive
 
 
 def _signature(owner: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from mml_ray.driver.environment import started_at
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import JournalError
 from mml_ray.journal.lease import current_holder
-from mml_ray.journal.owner import HEARTBEAT_INTERVAL, current_owner, process_start, read_heartbeat
+from mml_ray.journal.owner import HEARTBEAT_INTERVAL, living
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import roots_of, run_folders, salvage
 from mml_ray.store.run.state import Attempt, RunState
@@ -72,18 +72,9 @@ def _state(state: RunState, damage: str, owner: Mapping[str, Any] | None) -> str
 
 def living_owners(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """By run folder: the owner that holds it and is alive. One on another machine must show a heartbeat within 7 s."""
-    here = current_owner()
-    alive: dict[Path, dict[str, Any]] = {}
-    elsewhere: dict[Path, dict[str, Any]] = {}
-    for folder in folders:
-        owner = _holder(folder)
-        if owner is None:
-            continue
-        if (owner.get("host"), owner.get("machine")) != (here["host"], here["machine"]):
-            elsewhere[folder] = owner
-        elif owner.get("start_time") is not None and process_start(int(owner["pid"])) == owner["start_time"]:
-            alive[folder] = owner
-    return {**alive, **_beating(elsewhere)}
+    held = {folder: owner for folder in folders if (owner := _holder(folder)) is not None}
+    alive = living({RunPaths(folder).heartbeat: owner for folder, owner in held.items()}, timeout=_SIGN_OF_LIFE)
+    return {folder: owner for folder, owner in held.items() if RunPaths(folder).heartbeat in alive}
 
 
 def _holder(folder: Path) -> dict[str, Any] | None:
@@ -91,19 +82,6 @@ def _holder(folder: Path) -> dict[str, Any] | None:
         return current_holder(RunPaths(folder))[1]
     except (OSError, JournalError):
         return None
-
-
-def _beating(owners: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
-    first = {folder: read_heartbeat(RunPaths(folder).heartbeat, owner) for folder, owner in owners.items()}
-    beating: dict[Path, dict[str, Any]] = {}
-    deadline = time.monotonic() + _SIGN_OF_LIFE
-    while len(beating) < len(owners) and time.monotonic() < deadline:
-        time.sleep(0.25)
-        for folder, owner in owners.items():
-            now = read_heartbeat(RunPaths(folder).heartbeat, owner)
-            if now is not None and now != first[folder]:
-                beating[folder] = owner
-    return beating
 
 
 def show_run(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 from mml_ray.errors import FencedError, JournalError, MMLError, RunLockedError
 from mml_ray.journal import owner
 from mml_ray.journal.lease import Lease, current_holder
-from mml_ray.journal.owner import Heartbeat, current_owner, is_alive, process_start, read_heartbeat
+from mml_ray.journal.owner import Heartbeat, current_owner, living, process_start, read_heartbeat
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.state import RunState
 from tests.patience import GUARD, promised
@@ -78,8 +78,8 @@ def test_a_process_number_that_was_given_again_is_another_process(tmp_path: Path
     reused = {**current_owner(), "start_time": "ticks:1"}
     world.planned(1, owner=reused)
     world.open().close()
-    assert not is_alive(reused, tmp_path / "none")
-    assert is_alive(current_owner(), tmp_path / "none")
+    assert not living({tmp_path / "none": reused})
+    assert living({tmp_path / "none": current_owner()}) == {tmp_path / "none"}
 
 
 def test_the_start_of_this_process_does_not_change() -> None:
@@ -114,7 +114,7 @@ def test_only_the_readers_monotonic_clock_and_the_owners_own_beats_count(tmp_pat
         now[0] += seconds
         Heartbeat(file, other, still_mine=lambda: True)._beat()  # somebody else beats into the same file
 
-    assert not is_alive(ELSEWHERE, file, timeout=30.0, clock=lambda: now[0], sleep=sleep)
+    assert not living({file: ELSEWHERE}, timeout=30.0, clock=lambda: now[0], sleep=sleep)
     assert 30.0 <= now[0] < 32.0
     assert read_heartbeat(file, ELSEWHERE) is None and read_heartbeat(file, other) is not None
 

@@ -155,7 +155,7 @@ def test_an_owner_elsewhere_lives_as_long_as_its_heart_beats(
     owner = {"host": "elsewhere", "machine": "another", "pid": 1, "start_time": "ticks:1"}
     monkeypatch.setattr(overview, "_holder", lambda folder: owner)
     monkeypatch.setattr(overview, "_SIGN_OF_LIFE", 0.6)
-    monkeypatch.setattr(overview, "read_heartbeat", lambda path, _: str(next(beats[path.parent])))
+    monkeypatch.setattr("mml_ray.journal.owner.read_heartbeat", lambda path, _: str(next(beats[path.parent])))
     assert overview.living_owners([look, pets]) == {look: owner}
 
 
