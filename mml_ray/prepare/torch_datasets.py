@@ -38,10 +38,10 @@ def extract_dataset(
     unknown = set(datasets) - set(KINDS)
     if unknown or not datasets:
         raise MMLMisconfigurationException(f"Datasets are given as {', '.join(KINDS)}; got {', '.join(datasets) or 'none'}.")
-    supported = (TaskType.CLASSIFICATION, TaskType.SEMANTIC_SEGMENTATION, TaskType.NO_TASK)
-    if task_type not in supported and set(datasets) != {"unlabeled"}:
+    wanted, supported = kind_of(task_type), (Modality.CLASS, Modality.MASK)
+    if wanted.target not in supported and not wanted.unlabelled and set(datasets) != {"unlabeled"}:
         raise MMLMisconfigurationException(
-            f"Datasets can be extracted for {', '.join(kind.value for kind in supported)}, not for {task_type.value}."
+            f"Datasets can only be extracted if the target is {' or '.join(supported)} or there is none, not for {task_type.value}."
         )
     number = 0
     with ThreadPoolExecutor(max_workers=workers) as pool:

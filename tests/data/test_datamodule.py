@@ -17,27 +17,23 @@ from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
 from tests.data import made
 
-TARGETS = {
-    "classification": (torch.int64, (4,)),
-    "hard": (torch.float32, (4, 3)),
-    "soft": (torch.float32, (4, 3)),
-    "regression": (torch.float32, (4, 1)),
-    "segmentation": (torch.int64, (4, 24, 32)),
-}
+SIZES = {"classes": 3, "height": 24, "width": 32}
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", ["classification", "hard", "soft", "regression", "segmentation"])
 def test_batches_of_each_task_type(kind: str, tmp_path: Path) -> None:
     module = MultiTaskDataModule([made.data_task(kind, tmp_path)], options=made.options())
     module.setup("fit")
     batches = list(module.train_dataloader())
     assert len(batches) == 2 == len(module.train_dataloader())
     fields = batches[0][f"made_{kind}"]
-    dtype, shape = TARGETS[kind]
+    facts = made.description(kind, tmp_path).kind
+    assert facts.target_shape is not None
+    shape = (4, *(SIZES.get(str(side), side) for side in facts.target_shape))
     assert set(fields) == {"image", "targets", "sample_id", "dataset_name", "dataset_type"}
     assert fields["image"].dtype == torch.float32 and fields["image"].shape == (4, 3, 24, 32) and fields["image"].is_contiguous()
     assert 0.0 <= float(fields["image"].min()) and float(fields["image"].max()) <= 1.0
-    assert fields["targets"].dtype == dtype and tuple(fields["targets"].shape) == shape
+    assert fields["targets"].dtype == getattr(torch, facts.target_dtype) and tuple(fields["targets"].shape) == shape
     assert fields["dataset_name"] == f"made_{kind}" and fields["dataset_type"] == "train"
     train = {sample for batch in made.ids_of(batches) for sample in batch}
     val = {sample for batch in made.ids_of(list(module.val_dataloader())) for sample in batch}

@@ -30,6 +30,7 @@ from mml_ray.prepare.own.records import Record, describe, given_classes, load_no
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import Modality, TaskType
+from mml_ray.tasks.kinds import kind_of
 
 NAME = "from_folder"
 _IMAGES = ("images", "image", "imgs", "img")
@@ -56,7 +57,7 @@ def create_dataset(context: CreationContext) -> Path:
     folder = creator.unpack_and_store()
     layout = find_layout(_root(folder), context.source.get("task_type"))
     notes: dict[str, object] = {"task_type": layout.task_type.value}
-    if layout.task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if kind_of(layout.task_type).labels_in_files:
         masks = [mask for split in layout.splits.values() if (top := _sub(split, _MASKS)) for mask in images_below(top)]
         notes["classes"] = {str(index): name for index, name in settle_masks(masks, context=context).items()}
     save_notes(folder, notes)
@@ -69,11 +70,11 @@ def create_task(dset_path: Path, context: CreationContext) -> Path:
     layout = find_layout(_root(dset_path), notes["task_type"])
     records: list[Record] = []
     mapping: dict[int, str] | None = None
-    if layout.task_type == TaskType.SEMANTIC_SEGMENTATION:
+    if kind_of(layout.task_type).labels_in_files:
         mapping = {int(index): name for index, name in notes["classes"].items()}
         for split, folder in layout.splits.items():
             records += _segmentation(folder, split)
-    elif layout.task_type == TaskType.CLASSIFICATION:
+    elif kind_of(layout.task_type).exclusive_classes:
         mapping = given_classes(context) or dict(enumerate(_class_names(layout)))
         for split, folder in layout.splits.items():
             records += _classification(folder, split, mapping)
@@ -115,7 +116,7 @@ def find_layout(root: Path, task_type: object = None) -> Layout:
     else:
         raise DataError(f"No images were found in {root}.")
     wanted = TaskType(str(task_type)) if task_type else guessed
-    if wanted != guessed and wanted != TaskType.NO_TASK:
+    if wanted != guessed and not kind_of(wanted).unlabelled:
         raise MMLMisconfigurationException(
             f"The folders of {root} look like {guessed.value}, not {wanted.value}. Folders can hold classification (one folder "
             "for each class), semantic_segmentation (images and masks) or no_task; all else needs a table: tasks=from_table."

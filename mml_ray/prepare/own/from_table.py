@@ -40,7 +40,7 @@ from mml_ray.prepare.own.table_files import TABLE_SUFFIXES, NamedFiles, Row, as_
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, Modality, TaskType
-from mml_ray.tasks.kinds import all_kinds
+from mml_ray.tasks.kinds import all_kinds, kind_of
 
 NAME = "from_table"
 ROLES = ("image", "mask", "class", "classes", "soft_classes", "value", "split", "group", "id")
@@ -50,6 +50,7 @@ for _kind in all_kinds():
     if _kind.target in ROLES:
         TARGETS.setdefault(_kind.target, TaskType(_kind.task_type))
 CLASS_COLUMNS = "class_columns"
+TARGETS[CLASS_COLUMNS] = TARGETS["classes"]
 _ZERO_ONE = {"0", "1", "0.0", "1.0", "False", "True"}
 
 
@@ -82,8 +83,8 @@ class Columns:
         wanted = context.source.get("task_type")
         if wanted:
             kind = TaskType(str(wanted))
-            found = [role for role in found if TARGETS.get(role, TaskType.MULTILABEL_CLASSIFICATION) == kind]
-            if not found and kind != TaskType.NO_TASK:
+            found = [role for role in found if TARGETS[role] == kind]
+            if not found and not kind_of(kind).unlabelled:
                 raise DataError(f"The table has no column for source.task_type={kind.value}; it has: {', '.join(self.names)}.")
         if len(found) > 1:
             way = f"leave one out with source.columns.{found[0]}=null" if wanted else "choose with source.task_type"
@@ -93,8 +94,6 @@ class Columns:
     @property
     def task_type(self) -> TaskType:
         """The task type of the target column."""
-        if self.target == CLASS_COLUMNS:
-            return TaskType.MULTILABEL_CLASSIFICATION
         return TARGETS[self.target] if self.target else TaskType.NO_TASK
 
     def get(self, row: Row, role: str) -> Any:
