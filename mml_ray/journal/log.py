@@ -5,7 +5,7 @@ not been made durable. Any other line with a wrong checksum is an error that nam
 line of a batch says up to which ``seq`` everything was durable when it was written (``synced``).
 
 The file is never changed in place. Opening a run for writing replaces it by a copy, so a former owner that wakes up late
-appends to a file that nobody reads any more.
+appends to a file that is no longer read.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def read_raw(path: Path) -> bytes:
         data = atomic.read_bytes(path)
     except FileNotFoundError:
         raise JournalError(
-            f"There is no journal at {path}: it was removed, or its owner was killed before it began. Start anew in another folder."
+            f"There is no journal at {path}: it was removed, or its owner was killed before it began. Start over in another folder."
         ) from None
     except OSError as error:
         raise StorageFailure.of("read", path, error) from error
     if not data:
         raise JournalError(
-            f"The journal {path} is empty, which a crash does not cause. Restore it from a backup, or start anew in another folder."
+            f"The journal {path} is empty, which a crash does not cause. Restore it from a backup, or start over in another folder."
         )
     return data
 
@@ -111,7 +111,7 @@ def parse(path: Path, data: bytes) -> Content:
         content.size += len(line) + 1
     if not content.operations:
         raise JournalError(
-            f"{path} has {len(tail)} bytes but no complete line: its owner was killed before it began. Start anew in another folder."
+            f"{path} has {len(tail)} bytes but no complete line: its owner was killed before it began. Start over in another folder."
         )
     return content
 
@@ -138,7 +138,7 @@ def _check_torn(path: Path, lines: Sequence[bytes], seq: int) -> None:
         why = "a crash can only damage the end of the file" if lines[seq:] else "a crash does not cause this"
         raise JournalError(
             f"{path}, line {seq} is damaged or was edited: its checksum does not match, and {why}. Nothing was changed. "
-            "Restore the file from a backup, or start anew in another folder."
+            "Restore the file from a backup, or start over in another folder."
         )
 
 

@@ -181,7 +181,7 @@ class RunStore(RunView):
         failpoint("reserve.after_create")
         try:
             self._append(operations, durable=True)
-        except FencedError:  # nobody knows of the marker, so nobody else would remove it
+        except FencedError:  # the marker is in no journal, so no later owner would remove it
             withdraw(self.roots.absolute(path), self.state.run, current.command, current.number)
             raise
         failpoint("reserve.after_append")
