@@ -41,7 +41,7 @@ FAILPOINTS: frozenset[str] = frozenset(
     plan.after_append plan.after_write
     start.after_append start.after_clean
     reserve.before_create marker.before_link reserve.after_create reserve.after_append
-    settle.before_fsync settle.after_fsync settle.after_unlink
+    publish.before_put publish.after_put publish.after_unlink
     commit.before_append commit.after_append commit.after_update
     update.before_write update.after_write
     fail.after_append
@@ -49,7 +49,7 @@ FAILPOINTS: frozenset[str] = frozenset(
     finish.before_remove finish.after_remove finish.after_folders finish.after_append
     close.before_release
     driver.after_start driver.before_commit driver.after_commit
-    worker.start worker.before_command worker.after_command worker.after_settle
+    worker.start worker.before_command worker.after_command worker.after_publish
     """.split()
 )
 MODES = ("kill", "exit", "raise", "delay")

@@ -119,7 +119,7 @@ def create_model(
 def _loaded(scheduler: AbstractBaseScheduler, tasks: dict[str, Any], path: Path) -> BaseModel:
     from mml_ray.models.checkpoint import load_model
 
-    model = cast("MultiTaskModel", load_model(path))
+    model = cast("MultiTaskModel", load_model(scheduler.fm.files.get(path)))
     for name, spec in tasks.items():
         if name not in model.specs:
             model.add_head(name, spec)

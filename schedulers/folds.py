@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError, unknown_name_message
 from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg
@@ -120,7 +120,8 @@ def check_blueprint(scheduler: AbstractBaseScheduler) -> None:
         raise missing_blueprint(str(scheduler.pivot))
     if "preprocessing" in scheduler.cfg.mode.pipeline_keys:
         for path in found:
-            _warn_of_preprocessing(path, str(scheduler.cfg.preprocessing.id))
+            stored = PipelineCfg.load(path, files=scheduler.fm.files).content.get("preprocessing")
+            _warn_of_preprocessing(path, stored, str(scheduler.cfg.preprocessing.id))
 
 
 def missing_blueprint(task: str) -> MMLMisconfigurationException:
@@ -130,9 +131,8 @@ def missing_blueprint(task: str) -> MMLMisconfigurationException:
     )
 
 
-def _warn_of_preprocessing(blueprint: Path, current: str) -> None:
+def _warn_of_preprocessing(blueprint: Path, stored: Any, current: str) -> None:
     """Warn of another preprocessing: tasks are opened before a blueprint replaces anything, so it must be chosen by hand."""
-    stored = PipelineCfg.load(blueprint).content.get("preprocessing")
     wanted = str(stored.get("id", current)) if isinstance(stored, dict) else current
     if wanted != current:
         log.warning(

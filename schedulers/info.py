@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -100,12 +99,10 @@ class InfoScheduler(AbstractBaseScheduler):
 
     def show_models(self) -> int:
         """Show a table of the models of the project (and of those loaded with ``reuse.models``); returns their number."""
-        from mml_ray.store.artifacts import ModelStorage
-
         loaded = {model.path: model for task in self.fm.reusables.values() for model in task.get("models", [])}
-        for path in sorted((self.fm.proj_path / "MODELS").glob("*/*.json")):
-            if path not in loaded and not self.fm.is_reserved(path):
-                loaded[path] = ModelStorage.load(path, self.fm.results_path)
+        for path in self.fm.committed("models"):
+            if path.suffix == ".json" and path not in loaded:
+                loaded[path] = self.fm.load_model(path)
         rows = [
             [
                 str(model.task or ""),
@@ -113,7 +110,7 @@ class InfoScheduler(AbstractBaseScheduler):
                 number(model.performance),
                 "" if model.training_time < 0 else f"{model.training_time:.1f}",
                 str(model.created or "").replace("T", " "),
-                "yes" if model.parameters is not None and Path(model.parameters).exists() else "no",
+                "yes" if model.parameters is not None and self.fm.files.exists(model.parameters) else "no",
                 str(len(model.predictions)),
             ]
             for model in loaded.values()

@@ -43,7 +43,7 @@ class StructBook:
         struct.models.extend(reused.get("models", []))
         known = {storage.path for storage in struct.models}
         fresh = [path for path in map(manager.absolute, state["models"]) if path not in known]
-        struct.models.extend(ModelStorage.load(path, manager.results_path) for path in fresh)
+        struct.models.extend(manager.load_model(path) for path in fresh)
         self._structs[name] = struct
         self._paths[name] = dict(struct.paths)
         self._models[name] = {str(model.path) for model in struct.models}
@@ -131,7 +131,7 @@ def _path(task: str, key: str, value: Any) -> Path:
 
 
 def _stored_model(task: str, model: ModelStorage, manager: MMLFileManager) -> str:
-    if model.path is None or not Path(model.path).exists():
+    if model.path is None or not manager.files.exists(model.path):
         raise MMLMisconfigurationException(
             f"A model was attached to the struct of '{task}' before it was stored. Call its store() first."
         )

@@ -208,7 +208,7 @@ class TrainingScheduler(AbstractBaseScheduler):
                 f"Task '{struct.name}' has no trained model of fold {fold}. Train it first, or load models with reuse.models=<project>."
             )
         newest: ModelStorage = max(fitting, key=lambda model: (str(model.created), str(model.path)))
-        if newest.parameters is None or not newest.parameters.exists():
+        if newest.parameters is None or not self.fm.files.exists(newest.parameters):
             raise TaskNotFoundError(
                 f"The model {newest.path} has no weights, so it can neither predict nor be tested: it was trained with "
                 "mode.store_parameters=false, or they were removed."
@@ -244,7 +244,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         if not self.cfg.mode.use_blueprint:
             return contextlib.nullcontext()
         keys = [key for key in self.cfg.mode.pipeline_keys if key not in ("mode", "preprocessing")]
-        return PipelineCfg.load(self._blueprint(struct), keys).activate(self.cfg)
+        return PipelineCfg.load(self._blueprint(struct), keys, files=self.fm.files).activate(self.cfg)
 
     def _blueprint(self, struct: TaskStruct) -> Path:
         """The blueprint of a task, or of the pivot for its nested variants.

@@ -68,7 +68,7 @@ def run_attempt(
             _seed_libraries(seed)
             failpoint("worker.before_command")
             outcome = _execute(workload, spec, attempt, manager)
-            failpoint("worker.after_settle")
+            failpoint("worker.after_publish")
         except BaseException as error:
             outcome = _failure(spec, attempt, error)
             command_log.end(outcome.error["message"] if isinstance(error, CommandInterrupted) else outcome.error["traceback"])
@@ -85,7 +85,7 @@ def _execute(workload: Workload, spec: CommandSpec, attempt: int, manager: MMLFi
     result = workload.execute(spec.name, spec.params)
     failpoint("worker.after_command")
     structs, models = workload.collect_deltas()
-    artifacts = manager.settle()
+    artifacts = manager.publish()
     return Outcome(
         spec.key, attempt, "done", from_plain(to_plain(result, f"The result of {spec.name}")), artifacts, structs, models
     )

@@ -6,49 +6,32 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException
-from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg
+from mml_ray.store.files import LOCAL, Files
+from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg, path_for
 from mml_ray.store.run import model_updates
 
+if TYPE_CHECKING:
+    from mml_ray.store.manager import MMLFileManager
+
 log = logging.getLogger(__name__)
-S = TypeVar("S", bound="_Stored")
 __all__ = ["PIPELINE_KEYS", "EnsembleStorage", "ModelStorage", "PipelineCfg"]
 
 
-class _Stored:
-    """What both storages share: where they lie, and paths that are relative in the file and absolute in memory."""
-
-    _key: ClassVar[str]
-    path: Path | None
-
-    def _write(self, content: Mapping[str, Any], path: Path) -> Path:
-        atomic.write_json(path, content)
-        self.path = path
-        return path
-
-    def _new_path(self, target: Any, file_name: str) -> Path:
-        """Where to store: a path, or a struct (anything with a name) for which the file manager gives one."""
-        if isinstance(target, str | Path):
-            return Path(os.path.abspath(target))
-        from mml_ray.store.manager import MMLFileManager
-
-        manager = MMLFileManager.instance()
-        return manager.construct_saving_path(self, self._key, task_name=str(target.name), file_name=file_name)
-
-
 @dataclass
-class ModelStorage(_Stored):
+class ModelStorage:
     """One trained model of one fold: where its parts lie, how it did, what was predicted with it.
 
     ``performance``: the score it was selected by (None: not finite or unknown); ``training_time`` in seconds (-1: unknown);
     ``metrics``: one dict per epoch, then one per test; ``predictions``: by task; ``seen_samples``: by task, the ids of the
-    samples it was trained on; ``origin``: the storage of the model it was initialised from. Paths are absolute here.
+    samples it was trained on; ``origin``: the storage of the model it was initialized from. Paths are absolute in memory, and
+    relative to the results root in the file.
     """
 
     _key: ClassVar[str] = "models"
@@ -68,15 +51,15 @@ class ModelStorage(_Stored):
     _before: tuple[dict[str, Path], int] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def load(cls, path: Path | str, results_root: Path | str | None = None) -> ModelStorage:
-        """Read a storage, with everything that was committed to change in it.
+    def load(cls, path: Path | str, results_root: Path | str, files: Files = LOCAL) -> ModelStorage:
+        """Read a storage, with everything that was committed to change in it. In a scheduler: ``self.fm.load_model(path)``.
 
         Raises:
             DataError: the file is not a model storage.
-            FileNotFoundError: there is none.
+            FileNotFoundError: it is missing.
         """
-        root, path = _root(results_root), Path(os.path.abspath(path))
-        content = model_updates.load(path)
+        root, path = Path(os.path.abspath(results_root)), Path(os.path.abspath(path))
+        content = model_updates.load(path, files)
         if "pipeline" not in content or "parameters" not in content:
             raise DataError(f"{path} is not a model storage: it has no 'pipeline' and 'parameters'.")
         predictions, metrics = model_updates.apply_updates(content)
@@ -103,28 +86,34 @@ class ModelStorage(_Stored):
         """``fold_<k>.json``; fold 0 is fold 0, and a model without a fold is ``model.json``."""
         return "model.json" if self.fold is None else f"fold_{self.fold}.json"
 
-    def store(self, target: Any = None, *, results_root: Path | str | None = None) -> Path:
+    def store(self, target: Any = None, manager: MMLFileManager | None = None, *, results_root: Path | str | None = None) -> Path:
         """Write the storage to a path, or for a struct to where the file manager says; without a target, back to where it was
-        loaded from.
+        loaded from. In a scheduler ``manager`` is ``self.fm``; elsewhere ``results_root`` is enough for a path.
 
-        A storage that was loaded is not rewritten: inside a command its change is committed with the command, outside it is added
-        to the file.
+        A storage that was loaded is not rewritten: inside a command its change is committed with the command, outside (or without
+        a manager) it is added to the file.
 
         Raises:
-            ValueError: no target, and it was never stored; or a target, and it was.
-            MMLMisconfigurationException: a path outside the results root, or a change that is no addition.
+            ValueError: a new storage without a target, or one that was stored before with a target.
+            MMLMisconfigurationException: a path outside the results root, or a change that is not an addition.
         """
         if (target is None) == (self.path is None):
-            given = "new, so it needs a target" if target is None else f"stored at {self.path} already, so it takes no target"
+            given = "new, so it needs a target" if target is None else f"already stored at {self.path}, so it takes no target"
             raise ValueError(f"This model storage is {given}.")
-        root = _root(results_root)
-        if self._before is not None and self.path is not None:
-            return self._store_change(self.path, root)
+        root = _root(manager, results_root)
         if self.path is None:
+            self.path = path_for(self, self._key, target, manager, file_name=self.file_name)
             self._warn_about(target)
             self.created = self.created or time.strftime("%Y-%m-%dT%H:%M:%S")
-        path = self.path or self._new_path(target, self.file_name)
-        return self._write(self._content(root), path)
+        if self._before is None:
+            atomic.write_json(self.path, self._content(root))
+        elif delta := self.change(root):
+            if manager is not None and manager.attempt is not None:
+                manager.note_model_update(self.path, delta)
+            else:
+                model_updates.write_updates(self.path, [model_updates.entry("", f"by hand {time.time_ns()}", 0, delta)])
+                self._before = (dict(self.predictions), len(self.metrics))
+        return self.path
 
     def _content(self, root: Path) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -144,13 +133,13 @@ class ModelStorage(_Stored):
             content["origin"] = _relative(self.origin, root)
         return content
 
-    def change(self, results_root: Path | str | None = None) -> dict[str, Any]:
+    def change(self, results_root: Path | str) -> dict[str, Any]:
         """What was added since :meth:`load`, in the form of ``models_update`` ({}: nothing).
 
         Raises:
             MMLMisconfigurationException: metrics or predictions were taken away.
         """
-        root = _root(results_root)
+        root = Path(os.path.abspath(results_root))
         predictions, count = self._before or ({}, 0)
         if len(self.metrics) < count or any(task not in self.predictions for task in predictions):
             raise MMLMisconfigurationException(f"Metrics or predictions were removed from {self.path}; they can only be added.")
@@ -162,18 +151,6 @@ class ModelStorage(_Stored):
             delta["append_metrics"] = copy.deepcopy(self.metrics[count:])
         return delta
 
-    def _store_change(self, path: Path, root: Path) -> Path:
-        from mml_ray.store.manager import MMLFileManager
-
-        delta = self.change(root)
-        manager = MMLFileManager.instance() if MMLFileManager.exists() else None
-        if delta and manager is not None and manager.attempt is not None:
-            manager.note_model_update(path, delta)
-        elif delta:
-            model_updates.write_updates(path, [model_updates.entry("", f"by hand {time.time_ns()}", 0, delta)])
-            self._before = (dict(self.predictions), len(self.metrics))
-        return path
-
     def _warn_about(self, target: Any) -> None:
         name = getattr(target, "name", None) if not isinstance(target, str | Path) else None
         if name is not None and self.task is not None and name != self.task:
@@ -181,7 +158,7 @@ class ModelStorage(_Stored):
 
 
 @dataclass
-class EnsembleStorage(_Stored):
+class EnsembleStorage:
     """An ensemble of stored models: ``members`` are the paths of their storages, ``weights`` sum to one (empty: uniform)."""
 
     _key: ClassVar[str] = "ensemble"
@@ -206,12 +183,12 @@ class EnsembleStorage(_Stored):
             )
 
     @classmethod
-    def load(cls, path: Path | str, results_root: Path | str | None = None) -> EnsembleStorage:
+    def load(cls, path: Path | str, results_root: Path | str, files: Files = LOCAL) -> EnsembleStorage:
         """Read a storage. Errors as :meth:`ModelStorage.load`."""
-        root, path = _root(results_root), Path(os.path.abspath(path))
-        content = model_updates.load(path)
+        root, path = Path(os.path.abspath(results_root)), Path(os.path.abspath(path))
+        content = model_updates.load(path, files)
         if "members" not in content:
-            raise DataError(f"{path} is no ensemble storage: it has no 'members'.")
+            raise DataError(f"{path} is not an ensemble storage: it has no 'members'.")
         return cls(
             performance=content.get("performance"),
             weights=[float(weight) for weight in content.get("weights") or ()],
@@ -223,17 +200,23 @@ class EnsembleStorage(_Stored):
             path=path,
         )
 
-    def store(self, target: Any, *, file_name: str = "ensemble.json", results_root: Path | str | None = None) -> Path:
+    def store(
+        self,
+        target: Any,
+        manager: MMLFileManager | None = None,
+        *,
+        file_name: str = "ensemble.json",
+        results_root: Path | str | None = None,
+    ) -> Path:
         """Write the storage to a path, or for a struct to where the file manager says.
 
         Raises:
             MMLMisconfigurationException: the file is not called ``.json``, or a path lies outside the results root.
         """
-        root = _root(results_root)
-        if not str(target if isinstance(target, str | Path) else file_name).endswith(".json"):
-            raise MMLMisconfigurationException(
-                f"An ensemble is stored as .json, not as {target if isinstance(target, str | Path) else file_name}."
-            )
+        root = _root(manager, results_root)
+        named = str(target) if isinstance(target, str | Path) else file_name
+        if not named.endswith(".json"):
+            raise MMLMisconfigurationException(f"The file of an ensemble must be called <name>.json, got '{named}'.")
         self.created = self.created or time.strftime("%Y-%m-%dT%H:%M:%S")
         content = {
             "performance": self.performance,
@@ -244,31 +227,25 @@ class EnsembleStorage(_Stored):
             "search_params": self.search_params,
             "created": self.created,
         }
-        return self._write(content, self._new_path(target, file_name))
+        self.path = path_for(self, self._key, target, manager, file_name=file_name)
+        atomic.write_json(self.path, content)
+        return self.path
 
-    def get_members(self, results_root: Path | str | None = None) -> list[ModelStorage]:
+    def get_members(self, results_root: Path | str, files: Files = LOCAL) -> list[ModelStorage]:
         """The stored models, in the order of the weights; warns where they are of different tasks."""
-        models = [ModelStorage.load(member, results_root) for member in self.members]
+        models = [ModelStorage.load(member, results_root, files) for member in self.members]
         tasks = {model.task for model in models}
         if len(tasks) > 1:
             log.warning("The members of %s are models of different tasks: %s.", self.path, ", ".join(sorted(map(str, tasks))))
         return models
 
-    def tasks(self, results_root: Path | str | None = None) -> list[str | None]:
-        """The task of each member."""
-        return [model.task for model in self.get_members(results_root)]
 
-    def folds(self, results_root: Path | str | None = None) -> list[int | None]:
-        """The fold of each member."""
-        return [model.fold for model in self.get_members(results_root)]
-
-
-def _root(results_root: Path | str | None) -> Path:
+def _root(manager: MMLFileManager | None, results_root: Path | str | None) -> Path:
     if results_root is not None:
         return Path(os.path.abspath(results_root))
-    from mml_ray.store.manager import MMLFileManager
-
-    return MMLFileManager.instance().results_path
+    if manager is None:
+        raise MMLMisconfigurationException("A storage needs the file manager to be stored: store(..., manager=self.fm).")
+    return manager.results_path
 
 
 def _absolute(stored: str | None, root: Path) -> Path | None:

@@ -1,7 +1,7 @@
-"""MMLFileManager: what user code sees of the store, as ``self.fm`` or ``MMLFileManager.instance()``.
+"""MMLFileManager: what user code sees of the store, as ``self.fm``; plugins may also call ``MMLFileManager.instance()``.
 
-One per process, light. It reads the data root itself; every path it hands out is reserved with the run store behind it, for the
-attempt it is bound to.
+There is one per process, and it is cheap. It reads the data root itself; every path it hands out is reserved with the run store behind
+it, for the attempt it is bound to.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from mml_ray.errors import DataError, MMLMisconfigurationException, unknown_name
 from mml_ray.store import assignments, reuse
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.assignments import TEMP, TOP_LEVEL, PathAssignment, fill_template
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run.protocol import CommandResult, RunStoreProtocol
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from mml_ray.tasks.description import TaskDescription
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,11 @@ class MMLFileManager:
         data_path, proj_path: the data root, and the project's folder below ``results_path`` (default: its parent).
         log_path: the run folder, where there is one already.
         reuse_cfg: the group ``reuse``; resolved at once. remove_cfg: the group ``remove``.
-        backend: the run store; may be attached later.
+        backend: the run store; may be attached later. files: where artifacts, checkpoints and logs lie.
         reused, extra: what :meth:`arguments` of the manager in the driver gave.
 
     Raises:
-        MMLMisconfigurationException: a folder is none, ``#`` in the project's name, or a setting of ``reuse`` is not possible.
+        MMLMisconfigurationException: a folder is a file, ``#`` in the project's name, or a setting of ``reuse`` is not possible.
     """
 
     _instance: ClassVar[MMLFileManager | None] = None
@@ -58,6 +59,7 @@ class MMLFileManager:
         backend: RunStoreProtocol | None = None,
         reused: Stored | None = None,
         extra: list[dict[str, Any]] | None = None,
+        files: Files = LOCAL,
     ) -> None:
         assignments.take_over(extra or [])
         self.data_path, self.proj_path = Path(data_path).absolute(), Path(proj_path).absolute()
@@ -65,6 +67,7 @@ class MMLFileManager:
         _check_folders(self.data_path, self.proj_path, self.results_path)
         self.log_path = Path(log_path).absolute() if log_path is not None else None
         self.roots = self._roots()
+        self.files = files
         self.attempt: dict[str, Any] | None = None
         self.reserved: list[Path] = []
         self.model_updates: dict[str, dict[str, Any]] = {}
@@ -83,22 +86,22 @@ class MMLFileManager:
         """The manager of this process.
 
         Raises:
-            MMLMisconfigurationException: there is none yet.
+            MMLMisconfigurationException: none was created yet.
         """
         if cls._instance is None:
             raise MMLMisconfigurationException(
-                "There is no file manager in this process yet: a scheduler makes one, or MMLFileManager(...)."
+                "This process has no file manager yet. Create a scheduler, or an MMLFileManager(...), first."
             )
         return cls._instance
 
     @classmethod
     def exists(cls) -> bool:
-        """Whether there is one."""
+        """Whether this process has one."""
         return cls._instance is not None
 
     @classmethod
     def clear_instance(cls) -> None:
-        """Forget it."""
+        """Forget the manager of this process."""
         cls._instance = None
 
     @classmethod
@@ -200,9 +203,9 @@ class MMLFileManager:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def settle(self) -> list[dict[str, Any]]:
-        """What the bound attempt wrote, durable and measured, with stored paths; see ``store/settle.py``."""
-        return [{**item, "path": self.stored(item["path"])} for item in settle_artifacts(self.reserved)]
+    def publish(self) -> list[dict[str, Any]]:
+        """Publish what the bound attempt wrote; see :func:`~mml_ray.store.run.publish.publish_artifacts`. Paths are stored ones."""
+        return [{**item, "path": self.stored(item["path"])} for item in publish_artifacts(self.reserved, self.files)]
 
     def note_model_update(self, path: Path, delta: Mapping[str, Any]) -> None:
         """Remember a change of a model storage, to be committed with the running command."""
@@ -216,9 +219,14 @@ class MMLFileManager:
         """The inverse of :meth:`stored`."""
         return self.roots.absolute(stored)
 
-    def is_reserved(self, path: Path) -> bool:
-        """Whether a file of this project is a reserved name, or was written by a command that has not committed."""
-        return not reuse.Project(self.proj_path.name, self.proj_path).offers(Path(path).absolute())
+    def committed(self, key: str) -> list[Path]:
+        """The artifacts of one key that the runs of this project have committed, by task and number. Costs reading their journals."""
+        project = reuse.Project(self.proj_path.name, self.proj_path, self.files)
+        return [path for _, listed in reuse.stored(assignments.lookup(key), project) for _, path in listed]
+
+    def load_model(self, path: Path | str) -> ModelStorage:
+        """Read a model storage, with everything that was committed to change in it. Errors as :meth:`ModelStorage.load`."""
+        return ModelStorage.load(path, self.results_path, self.files)
 
     # -- what is known -----------------------------------------------------------------------------------------------------
     @property
@@ -301,7 +309,8 @@ class MMLFileManager:
         return path
 
     def _resolve(self, reuse_cfg: Mapping[str, Any]) -> Stored:
-        found = reuse.resolve(reuse_cfg, results=self.results_path, assignments=assignments.assignments(), own=self.proj_path)
+        known = assignments.assignments()
+        found = reuse.resolve(reuse_cfg, results=self.results_path, assignments=known, own=self.proj_path, files=self.files)
         return {
             task: {key: list(map(self.stored, it)) if isinstance(it, list) else self.stored(it) for key, it in entry.items()}
             for task, entry in found.items()
@@ -328,10 +337,10 @@ class _Reusables(Mapping[str, dict[str, Any]]):
         self._stored, self._manager = stored, manager
 
     def __getitem__(self, task: str) -> dict[str, Any]:
-        given, absolute, root = self._stored[task], self._manager.absolute, self._manager.results_path
-        found: dict[str, Any] = {key: absolute(value) for key, value in given.items() if key != reuse.MODELS}
+        given, manager = self._stored[task], self._manager
+        found: dict[str, Any] = {key: manager.absolute(value) for key, value in given.items() if key != reuse.MODELS}
         if reuse.MODELS in given:
-            found[reuse.MODELS] = [ModelStorage.load(absolute(path), root) for path in given[reuse.MODELS]]
+            found[reuse.MODELS] = [manager.load_model(manager.absolute(path)) for path in given[reuse.MODELS]]
         return found
 
     def __iter__(self) -> Iterator[str]:

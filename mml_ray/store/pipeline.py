@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException
+from mml_ray.store.files import LOCAL, Files
+
+if TYPE_CHECKING:
+    from mml_ray.store.manager import MMLFileManager
 
 log = logging.getLogger(__name__)
 #: the groups that make up a pipeline
@@ -54,19 +59,19 @@ class PipelineCfg:
         return cls({key: copy.deepcopy(plain[key]) for key in keys})
 
     @classmethod
-    def load(cls, path: Path | str, keys: Sequence[str] | None = None) -> PipelineCfg:
+    def load(cls, path: Path | str, keys: Sequence[str] | None = None, *, files: Files = LOCAL) -> PipelineCfg:
         """Read a file, all of it or these groups; warns about groups that it lacks.
 
         Raises:
-            DataError: the file is no YAML mapping.
+            DataError: the file is not a YAML mapping.
             PipelineError: it has none of the groups (a ValueError).
         """
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(files.read(Path(path)))
         except yaml.YAMLError as error:
-            raise DataError(f"{path} is no pipeline: {error}") from error
+            raise DataError(f"{path} is not a pipeline: {error}") from error
         if not isinstance(content, dict):
-            raise DataError(f"{path} is no pipeline: it holds {type(content).__name__}, not groups of a configuration.")
+            raise DataError(f"{path} is not a pipeline: it holds {type(content).__name__}, not groups of a configuration.")
         wanted = list(content) if keys is None else list(keys)
         absent = [key for key in wanted if key not in content]
         if len(absent) == len(wanted):
@@ -75,15 +80,9 @@ class PipelineCfg:
             log.warning("%s has no %s: taken from the current configuration.", path, ", ".join(absent))
         return cls({key: content[key] for key in wanted if key in content})
 
-    def store(self, target: Any, *, as_blueprint: bool = False) -> Path:
+    def store(self, target: Any, manager: MMLFileManager | None = None, *, as_blueprint: bool = False) -> Path:
         """Write it to a path, or for a struct (anything with a name) to where the file manager says."""
-        if isinstance(target, str | Path):
-            path = Path(target)
-        else:
-            from mml_ray.store.manager import MMLFileManager
-
-            key = "blueprint" if as_blueprint else "pipeline"
-            path = MMLFileManager.instance().construct_saving_path(self, key, task_name=str(target.name))
+        path = path_for(self, "blueprint" if as_blueprint else "pipeline", target, manager)
         atomic.write_text(path, yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True))
         return path
 
@@ -105,6 +104,17 @@ class PipelineCfg:
     def clone(self) -> PipelineCfg:
         """An independent copy."""
         return PipelineCfg(copy.deepcopy(self.content))
+
+
+def path_for(obj: Any, key: str, target: Any, manager: MMLFileManager | None, *, file_name: str | None = None) -> Path:
+    """Where to store ``obj``: the path given as ``target``, or for a struct (anything with a name) one from the file manager."""
+    if isinstance(target, str | Path):
+        return Path(os.path.abspath(target))
+    if manager is None:
+        raise MMLMisconfigurationException(
+            f"To store a {type(obj).__name__} for task '{target.name}' give the file manager, too: store(struct, self.fm)."
+        )
+    return manager.construct_saving_path(obj, key, task_name=str(target.name), file_name=file_name)
 
 
 def _is_omegaconf(cfg: Any) -> bool:

@@ -1,8 +1,8 @@
 """Artifacts of earlier runs, named by project: ``reuse.<key>`` is ``project``, ``project#number``, or a list of them.
 
 Only what was committed is offered: files that a run of the project reserved and did not commit are left out. Files that no
-journal mentions (a project of the system that this one follows, or one whose run folders were removed) are taken as they are. The
-newest is the one with the highest number.
+journal mentions (a project of mml, or one whose run folders were removed) are taken as they are. The newest is the one with the
+highest number.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.journal.numbering import FileSeries
 from mml_ray.store.assignments import FILE, TASK, TOP_LEVEL, AssignmentError, PathAssignment
+from mml_ray.store.files import Files
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import roots_of, run_folders, salvage
 from mml_ray.store.run.markers import read_marker
@@ -28,34 +29,37 @@ Found = dict[str, dict[str, Path | list[Path]]]
 
 @dataclass
 class Project:
-    """One project folder, and which of its files are not to be believed."""
+    """One project folder, and which of its files may be reused."""
 
     name: str
     path: Path
+    files: Files
     _uncommitted: set[Path] | None = field(default=None, repr=False)
 
     @property
     def uncommitted(self) -> set[Path]:
-        """What runs of the project reserved and neither committed nor gave up."""
+        """What runs of the project reserved and neither committed nor released."""
         if self._uncommitted is None:
             self._uncommitted = {path for folder in run_folders(self.path) for path in _uncommitted(folder)}
         return self._uncommitted
 
     def offers(self, path: Path) -> bool:
         """Whether a file may be reused."""
-        return path.is_file() and not path.name.startswith(".") and path not in self.uncommitted and read_marker(path) is None
+        if path.name.startswith(".") or not self.files.exists(path) or path in self.uncommitted:
+            return False
+        return read_marker(path, self.files) is None
 
 
 def resolve(
-    reuse: Mapping[str, Any], *, results: Path, assignments: Mapping[str, PathAssignment], own: Path | None = None
+    reuse: Mapping[str, Any], *, results: Path, assignments: Mapping[str, PathAssignment], own: Path, files: Files
 ) -> Found:
     """``{task: {key: path, "models": [paths]}}`` for the group ``reuse``; task-independent artifacts under ``_TOP_LEVEL_``.
 
     ``own``: this run's project, which need not exist yet. Costs reading the journals of the projects named.
 
     Raises:
-        MMLMisconfigurationException: a project that is not there, a key that cannot be reused, ``models`` with a number.
-        AssignmentError: a number on a key without numbers, or one that is not there (a ValueError).
+        MMLMisconfigurationException: a project that does not exist, a key that cannot be reused, ``models`` with a number.
+        AssignmentError: a number on a key without numbers, or one that does not exist (a ValueError).
     """
     found: Found = {}
     projects: dict[str, Project] = {}
@@ -68,10 +72,12 @@ def resolve(
             continue
         if assignment.reusable is False:
             able = ", ".join(sorted(name for name, item in assignments.items() if item.reusable is not False))
-            raise MMLMisconfigurationException(f"reuse.{key}: artifacts of this key cannot be reused; those of {able} can.")
+            raise MMLMisconfigurationException(f"reuse.{key}: artifacts of '{key}' cannot be reused. Those that can are {able}.")
         for name, number in _references(key, value):
-            project = _project(projects, name, key, results=results, own=own)
-            if project is not None:
+            path = results / name
+            if path != own or path.is_dir():
+                _check_project(path, key)
+                project = projects.setdefault(name, Project(name, path, files))
                 _collect(found, assignment, project, number)
     return found
 
@@ -84,41 +90,36 @@ def _references(key: str, value: Any) -> list[tuple[str, int | None]]:
         rule = "models add up" if key == MODELS else "for each task the last project that has one counts"
         log.warning("reuse.%s is a list: %s.", key, rule)
     else:
-        raise MMLMisconfigurationException(f"reuse.{key}={value!r}: a project, project#number, or a list of them.")
+        raise MMLMisconfigurationException(f"reuse.{key} must be a project, project#number or a list of them, got {value!r}.")
     return [_reference(key, item) for item in listed]
 
 
 def _reference(key: str, text: str) -> tuple[str, int | None]:
     name, sign, number = text.partition("#")
     if not name or (sign and not number.isdigit()):
-        raise AssignmentError(f"reuse.{key}={text}: a project, or project#number.")
+        raise AssignmentError(f"reuse.{key} must be a project or project#number, got '{text}'.")
     return name, int(number) if sign else None
 
 
-def _project(projects: dict[str, Project], name: str, key: str, *, results: Path, own: Path | None) -> Project | None:
-    path = results / name
+def _check_project(path: Path, key: str) -> None:
     if not path.is_dir():
-        if path == own:
-            return None
-        there = sorted(entry.name for entry in results.iterdir() if entry.is_dir()) if results.is_dir() else []
-        hint = f"It is named by reuse.{key}; looked in {results}."
-        raise MMLMisconfigurationException(unknown_name_message("project", name, there, hint))
-    return projects.setdefault(name, Project(name, path))
+        known = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir()) if path.parent.is_dir() else []
+        hint = f"It is named by reuse.{key} and was looked for in {path.parent}."
+        raise MMLMisconfigurationException(unknown_name_message("project", path.name, known, hint))
 
 
 def _collect(found: Found, assignment: PathAssignment, project: Project, number: int | None) -> None:
     if number is not None and assignment.key == MODELS:
         raise MMLMisconfigurationException(
-            f"reuse.models={project.name}#{number}: all models of a project are loaded; leave the number out."
+            f"reuse.models must be a project without a number, got '{project.name}#{number}': all its models are loaded."
         )
     if number is not None and not assignment.numbering:
-        raise AssignmentError(f"reuse.{assignment.key}={project.name}#{number}: artifacts of this key have no numbers.")
+        raise AssignmentError(f"reuse.{assignment.key} must be a project without a number, got '{project.name}#{number}'.")
     numbers: set[int] = set()
     hits = 0
-    for task, folder in _folders(assignment, project):
-        files = list(_numbered(assignment, project, folder))
+    for task, files in stored(assignment, project):
         numbers.update(item for item, _ in files)
-        if assignment.key == MODELS:
+        if files and assignment.key == MODELS:
             models = found.setdefault(task, {}).setdefault(MODELS, [])
             assert isinstance(models, list)
             models += [path for _, path in files if path.suffix == ".json" and path not in models]
@@ -128,24 +129,24 @@ def _collect(found: Found, assignment: PathAssignment, project: Project, number:
         hits += len(wanted)
     if number is not None and not hits:
         have = ", ".join(map(str, sorted(numbers))) or "none"
-        raise AssignmentError(f"reuse.{assignment.key}={project.name}#{number}: there is no such number; there are: {have}.")
+        raise AssignmentError(f"reuse.{assignment.key}={project.name}#{number} does not exist. Existing numbers: {have}.")
     if not hits:
-        log.warning("reuse.%s=%s: the project has no such artifacts.", assignment.key, project.name)
+        log.warning("reuse.%s: project '%s' has no such artifacts.", assignment.key, project.name)
+
+
+def stored(assignment: PathAssignment, project: Project) -> Iterator[tuple[str, list[tuple[int, Path]]]]:
+    """For each task the files of this key that may be reused, by number (-1 where they have none) and name."""
+    for task, folder in _folders(assignment, project):
+        named = ((_number(assignment, path), path) for path in map(folder.joinpath, project.files.names(folder)))
+        yield task, sorted((number, path) for number, path in named if number is not None and project.offers(path))
 
 
 def _folders(assignment: PathAssignment, project: Project) -> Iterable[tuple[str, Path]]:
     """Tasks and the folders their artifacts of this key lie in."""
-    if assignment.reusable == TOP_LEVEL:
+    if TASK not in assignment.parts:
         return [(TOP_LEVEL, project.path.joinpath(*assignment.parts[1:-1]))]
     parent = project.path.joinpath(*assignment.parts[1 : assignment.parts.index(TASK)])
-    return [(entry.name, entry) for entry in sorted(parent.iterdir()) if entry.is_dir()] if parent.is_dir() else []
-
-
-def _numbered(assignment: PathAssignment, project: Project, folder: Path) -> Iterator[tuple[int, Path]]:
-    """The files of a folder that may be reused, by number (-1 where there is none) and name."""
-    if folder.is_dir():
-        named = ((_number(assignment, path), path) for path in folder.iterdir())
-        yield from sorted((number, path) for number, path in named if number is not None and project.offers(path))
+    return [(name, parent / name) for name in project.files.names(parent)]
 
 
 def _number(assignment: PathAssignment, path: Path) -> int | None:

@@ -23,8 +23,8 @@ ACTOR = sorted(
     for name in FAILPOINTS
     if name.split(".")[0] in ("lease", "open", "journal", "start", "reserve", "marker", "commit", "update", "clean", "finish")
 ) + ["fail.after_append"]
-WORKER = ["worker.start", "worker.before_command", "worker.after_command", "worker.after_settle"]
-SETTLE = sorted(name for name in FAILPOINTS if name.startswith("settle."))
+WORKER = ["worker.start", "worker.before_command", "worker.after_command", "worker.after_publish"]
+PUBLISH = sorted(name for name in FAILPOINTS if name.startswith("publish."))
 DRIVER = ["driver.after_start", "driver.before_commit", "driver.after_commit", "close.before_release"]
 #: those that a default run of the tests kills, all in one run
 SOME = [
@@ -56,7 +56,7 @@ def _reached(lab: Lab, entry: str) -> bool:
 
 
 def test_the_actor_and_the_workers_killed_many_times_in_one_run(lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
-    entries = [*SOME, *(f"{name}=kill@{number + 1}" for number, name in enumerate(WORKER)), "settle.after_fsync=kill@3"]
+    entries = [*SOME, *(f"{name}=kill@{number + 1}" for number, name in enumerate(WORKER)), "publish.after_put=kill@3"]
     code, output = lab.call(*lab.next(), *_joined(ray_head), **_armed(lab, entries))
     assert code == 0, output
     assert [entry for entry in entries if not _reached(lab, entry)] == []
@@ -78,7 +78,7 @@ def test_the_driver_killed_many_times(lab: Lab, ray_head: str, undisturbed: dict
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*ACTOR, *WORKER, *SETTLE])
+@pytest.mark.parametrize("name", [*ACTOR, *WORKER, *PUBLISH])
 def test_killed_at_a_failpoint(name: str, lab: Lab, ray_head: str, undisturbed: dict[str, Any]) -> None:
     """The first time that an actor, or a worker, comes by: the driver is through with the names it shares with the actor then."""
     once, often = name.startswith("lease.") or name.endswith("_replace"), name.startswith("journal.")

@@ -71,7 +71,7 @@ ASLEEP_TOO = [
     "reserve.before_create@9",
     "reserve.after_create@9",
     "reserve.after_append@9",
-    "worker.after_settle@4",
+    "worker.after_publish@4",
     "commit.before_append@5",
     "journal.after_write@12",
     "journal.after_fsync@8",

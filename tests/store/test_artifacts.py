@@ -99,15 +99,15 @@ def test_an_ensemble_round_trip(tmp_path: Path, caplog: pytest.LogCaptureFixture
     path = ensemble.store(tmp_path / "e.json", results_root=tmp_path)
     loaded = EnsembleStorage.load(path, tmp_path)
     assert loaded == ensemble
-    assert loaded.folds(tmp_path) == [0, 1] and loaded.tasks(tmp_path) == ["t0", "t1"]
+    assert [(model.task, model.fold) for model in loaded.get_members(tmp_path)] == [("t0", 0), ("t1", 1)]
     assert "different tasks" in caplog.text
     with pytest.raises(MMLMisconfigurationException, match="at least one member"):
         EnsembleStorage()
     with pytest.raises(MMLMisconfigurationException, match="2 members was given 1 weights"):
         EnsembleStorage(members=members, weights=[1.0])
-    with pytest.raises(MMLMisconfigurationException, match="stored as .json"):
+    with pytest.raises(MMLMisconfigurationException, match="must be called <name>.json"):
         ensemble.store(tmp_path / "e.yaml", results_root=tmp_path)
-    with pytest.raises(DataError, match="no ensemble storage"):
+    with pytest.raises(DataError, match="not an ensemble storage"):
         EnsembleStorage.load(members[0], tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_groups_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixt
         PipelineCfg.load(path, ["loss"])
     for text in ("- 1", "a: [", ""):
         path.write_text(text)
-        with pytest.raises(DataError, match="is no pipeline"):
+        with pytest.raises(DataError, match="is not a pipeline"):
             PipelineCfg.load(path)
 
 

@@ -18,7 +18,7 @@ import pytest
 from mml_ray import atomic
 from mml_ray.errors import CommandError, FencedError, PlanMismatchError, StorageError
 from mml_ray.store.run import model_updates
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from mml_ray.store.run.store import read_run, verify
 from tests.store.world import MODELS, PARAMETERS, PLAIN, World, artifact, dead_owner, done, fork, outcome, plan, start
 
@@ -150,7 +150,7 @@ def test_artifacts_are_committed_with_key_size_and_sha256(world: World) -> None:
     store = world.planned(1)
     attempt = start(store, "c0")
     path = artifact(store, attempt, b"weights")
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     [item] = store.committed()["c0"]["artifacts"]
     assert item["path"] == "results:proj/PARAMETERS/t/model_0001.bin" and item["key"] == "parameters" and item["size"] == 7
     assert verify(world.run_dir) == []
@@ -161,24 +161,24 @@ def test_artifacts_are_committed_with_key_size_and_sha256(world: World) -> None:
     assert "No such file" in verify(world.run_dir)[0]
 
 
-def test_settling_removes_names_that_were_not_used(world: World) -> None:
+def test_publishing_removes_names_that_were_not_used(world: World) -> None:
     store = world.planned(1)
     attempt = start(store, "c0")
     unused = store.roots.absolute(store.reserve(attempt, assignment=PARAMETERS, task="t", file=None))
     plain = store.roots.absolute(store.reserve(attempt, assignment=PLAIN, task=None, file=None))
     used = artifact(store, attempt, b"x" * 100_000)
     assert unused.exists() and not plain.exists()
-    settled = settle_artifacts([unused, used, plain, used])
-    assert [item["path"] for item in settled] == [str(used)] and settled[0]["size"] == 100_000
+    published = publish_artifacts([unused, used, plain, used])
+    assert [item["path"] for item in published] == [str(used)] and published[0]["size"] == 100_000
     assert not unused.exists()
-    assert status(store.commit([outcome(attempt, artifacts=settled)])) == ["committed"]
+    assert status(store.commit([outcome(attempt, artifacts=published)])) == ["committed"]
 
 
 def test_an_empty_artifact_is_one(world: World) -> None:
     store = world.planned(1)
     attempt = start(store, "c0")
     path = artifact(store, attempt, b"")
-    assert settle_artifacts([path])[0]["size"] == 0 and path.exists()
+    assert publish_artifacts([path])[0]["size"] == 0 and path.exists()
 
 
 @pytest.mark.parametrize("fault", ["gone", "longer", "not reserved", "of another attempt"])
@@ -186,14 +186,14 @@ def test_artifacts_that_are_not_what_they_claim_are_refused(world: World, fault:
     store = world.planned(2)
     attempt, other = start(store, "c0"), start(store, "c1")
     path = artifact(store, other if fault == "of another attempt" else attempt, b"weights")
-    settled = settle_artifacts([path])
+    published = publish_artifacts([path])
     if fault == "gone":
         path.unlink()
     elif fault == "longer":
         path.write_bytes(b"weights and more")
     elif fault == "not reserved":
-        settled[0]["path"] = str(path.with_name("other.bin"))
-    [answer] = store.commit([outcome(attempt, artifacts=settled)])
+        published[0]["path"] = str(path.with_name("other.bin"))
+    [answer] = store.commit([outcome(attempt, artifacts=published)])
     assert answer["status"] == "refused" and world.commits() == {}
 
 
@@ -325,7 +325,7 @@ def test_a_finished_run_can_be_extended(world: World) -> None:
     for number in range(2):
         attempt = start(store, f"c{number}")
         path = artifact(store, attempt, b"w")
-        store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+        store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     store.finish("finished", remove={})
     store.close()
     store = world.open()
@@ -339,7 +339,7 @@ def test_a_finished_run_can_be_extended(world: World) -> None:
     attempt = start(store, "c2")
     path = artifact(store, attempt, b"w")
     assert path.name == "model_0004.bin", "numbers of what was there are not given again"
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     done(store, "c3")
     assert store.finish("finished", remove={})["status"] == "finished"
     assert world.commits() == {f"c{number}": 1 for number in range(4)} and verify(world.run_dir) == []
@@ -363,7 +363,7 @@ def test_what_killed_attempts_had_begun_to_write_is_removed(world: World, assign
     attempt = start(store, "c0")
     assert not first.exists() and not path.exists(), "when the command is tried again"
     path = artifact(store, attempt, b"{}", assignment, file="a.json")
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     late = _begun(path)  # by a process that outlived its attempt
     store.close()
     store = world.open()
@@ -400,7 +400,7 @@ def test_a_name_that_another_run_took_meanwhile_is_not_cleaned_up(
     attempt = start(second, "c0")
     assert artifact(second, attempt, b"of the other run", assignment) == path
     if committed:
-        second.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+        second.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
         second.finish("finished", remove={})
     second.close()
     world.open().close()
@@ -416,7 +416,7 @@ def test_a_size_out_of_the_cache_of_a_network_file_system_is_not_believed(world:
     path = Path(store.roots.absolute(store.reserve(attempt, assignment=PARAMETERS, task="t", file=None)))
     cached, stat = os.stat(path), os.stat  # of the marker
     atomic.write_bytes(path, b"weights" * 100)  # by a worker on another node
-    artifacts = settle_artifacts([path])
+    artifacts = publish_artifacts([path])
     monkeypatch.setattr(os, "stat", lambda asked, **more: cached if str(asked) == str(path) else stat(asked, **more))
     assert status(store.commit([outcome(attempt, artifacts=artifacts)])) == ["committed"]
 
@@ -431,7 +431,7 @@ def test_a_model_storage_changes_by_delta(world: World) -> None:
     path = Path(store.roots.absolute(store.reserve(attempt, assignment=MODELS, task="t", file="fold_0.json")))
     ModelStorage(task="t", fold=0, metrics=[{"loss": 1.0}]).store(path, results_root=world.results)
     stored = store.roots.stored(path)
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]), structs={"t": {"append_models": [stored]}})])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]), structs={"t": {"append_models": [stored]}})])
     before = path.read_bytes()
     for key, acc in (("c1", 0.5), ("c2", math.nan)):
         delta = {"predictions": {key: f"results:proj/{key}.parquet"}, "append_metrics": [{"acc": acc}]}

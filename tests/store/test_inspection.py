@@ -10,7 +10,7 @@ from mml_ray.journal.lease import current_holder
 from mml_ray.journal.log import encode
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import find_runs, read_run, verify
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from tests.store.world import World, artifact, done, outcome, start
 
 
@@ -20,7 +20,7 @@ def one_run(base: Path, run: str, *, opened: float, finish: bool = False) -> Wor
     store = world.planned(2)
     attempt = start(store, "c0")
     path = artifact(store, attempt, run.encode())
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     if finish:
         done(store, "c1")
         store.finish("finished", remove={})

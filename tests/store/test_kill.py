@@ -90,8 +90,7 @@ def _die_at(world: World, n: int) -> None:
 
     from mml_ray.journal import folder, lease, opening
     from mml_ray.journal import log as journal
-    from mml_ray.store.run import cleaning, markers, model_updates
-    from mml_ray.store.run import publish as settle
+    from mml_ray.store.run import cleaning, markers, model_updates, publish
     from mml_ray.store.run import store as run
 
     count = 0
@@ -102,7 +101,7 @@ def _die_at(world: World, n: int) -> None:
         if count == n:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for module in (cleaning, folder, journal, lease, markers, model_updates, opening, run, settle):
+    for module in (cleaning, folder, journal, lease, markers, model_updates, opening, publish, run):
         vars(module)["failpoint"] = reached
     exhaust(drive(world))
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mml_ray import atomic, failpoints
 from mml_ray.errors import FencedError, MMLError
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from mml_ray.store.run.store import RunStore, read_run, verify
 from tests.store.world import PARAMETERS, Unsynced, World, dead_owner, outcome, plan
 
@@ -102,7 +102,7 @@ class Life(RuleBasedStateMachine):
         outcomes, expected = [], []
         for key, back in group:
             attempt = self.oracle.numbers[key] - back
-            artifacts = settle_artifacts(self.written.get((key, attempt), ())) if self.oracle.running.get(key) == attempt else []
+            artifacts = publish_artifacts(self.written.get((key, attempt), ())) if self.oracle.running.get(key) == attempt else []
             outcomes.append(outcome({"command": key, "attempt": attempt}, result=value, artifacts=artifacts))
             expected.append(self.oracle.commit(key, attempt, value))
             if artifacts or (key, attempt) in self.written:

@@ -52,7 +52,7 @@ def train(world: World, *tasks: str, commit: bool = True, numbers: int = 0) -> l
         manager.bind(start(store, f"c{number}"))
         models.append(_train_one(manager, task, number))
         if commit:
-            [answer] = store.commit([outcome(bound(manager), artifacts=manager.settle())])
+            [answer] = store.commit([outcome(bound(manager), artifacts=manager.publish())])
             assert answer["status"] == "committed", answer
         manager.unbind()
     store.close()
@@ -63,7 +63,7 @@ def _train_one(manager: MMLFileManager, task: str, number: int) -> ModelStorage:
     blueprint = manager.construct_saving_path(_pipeline(), "blueprint", task_name=task)
     blueprint.write_text(f"arch: {{name: net{number}}}")
     storage = ModelStorage(task=task, fold=number, performance=0.5, metrics=[{"loss": 1.0}])
-    storage.store(type("Struct", (), {"name": task}))
+    storage.store(type("Struct", (), {"name": task}), manager)
     return storage
 
 
@@ -76,7 +76,7 @@ def _pipeline() -> Any:
 # -- the one of the process --------------------------------------------------------------------------------------------------------------
 def test_a_new_manager_takes_the_place_of_the_old_one(world: World, tmp_path: Path) -> None:
     MMLFileManager.clear_instance()  # other tests run whole schedulers in this process
-    with pytest.raises(MMLMisconfigurationException, match="no file manager"):
+    with pytest.raises(MMLMisconfigurationException, match="has no file manager yet"):
         MMLFileManager.instance()
     first = manager_of(world, reuse_cfg=None)
     first.bind({"command": "c", "attempt": 1})
@@ -111,7 +111,7 @@ def test_the_example_of_the_documents(world: World) -> None:
         path = manager.construct_saving_path(obj=object(), key="foo", task_name=f"task{number}")
         path.write_text(str(number))
         delta = {f"task{number}": {"set_paths": {"foo": manager.stored(path)}}}
-        store.commit([outcome(bound(manager), structs=delta, artifacts=manager.settle())])
+        store.commit([outcome(bound(manager), structs=delta, artifacts=manager.publish())])
         manager.unbind()
     found = [manager.absolute(manager.task_state(f"task{number}")["paths"]["foo"]) for number in range(1, 9)]
     assert [path.read_text() for path in found] == list("12345678")
@@ -125,13 +125,13 @@ def test_reserved_paths_are_those_of_the_bound_attempt(world: World) -> None:
     manager.attach(store, run_dir=world.run_dir)
     manager.bind(start(store, "c1"))
     path = manager.construct_saving_path(None, "backup", file_name="a.txt")
-    assert manager.reserved == [path] and path.exists() and manager.is_reserved(path)
+    assert manager.reserved == [path] and path.exists() and manager.committed("backup") == []
     path.write_text("content")
-    assert manager.is_reserved(path), "written, but not committed"
-    [item] = manager.settle()
+    assert manager.committed("backup") == [], "written, but not committed"
+    [item] = manager.publish()
     assert item["path"] == "results:proj/BACKUP/a_0001.txt" and item["size"] == 7
     store.commit([outcome(bound(manager), artifacts=[item])])
-    assert not manager.is_reserved(path)
+    assert manager.committed("backup") == [path]
     manager.bind(start(store, "c2"))
     assert manager.reserved == []
     start(store, "c2")
@@ -212,13 +212,13 @@ def test_a_change_of_a_loaded_storage_is_kept_for_the_commit(world: World) -> No
     store = next_run.planned(2)
     manager = manager_of(next_run, backend=store)
     manager.bind(start(store, "c1"))
-    loaded = ModelStorage.load(str(model.path))
+    loaded = manager.load_model(str(model.path))
     loaded.metrics.append({"acc": 0.9})
-    loaded.store()
+    loaded.store(manager=manager)
     assert Path(str(model.path)).read_bytes() == before
     assert manager.model_updates == {manager.stored(str(model.path)): {"append_metrics": [{"acc": 0.9}]}}
     store.commit([outcome(bound(manager), models_update=manager.model_updates)])
-    assert ModelStorage.load(str(model.path)).metrics == [{"loss": 1.0}, {"acc": 0.9}]
+    assert manager.load_model(str(model.path)).metrics == [{"loss": 1.0}, {"acc": 0.9}]
     store.close()
 
 
@@ -244,14 +244,14 @@ def test_reuse_by_number(tmp_path: Path) -> None:
     target = World(tmp_path, project="next")
     found = manager_of(target, reuse_cfg={"blueprint": "proj#1"}).reusables
     assert found["digits"]["blueprint"].name == "blueprint_0001.yaml"
-    with pytest.raises(ValueError, match="no such number; there are: 1, 2"):
+    with pytest.raises(ValueError, match="proj#7 does not exist. Existing numbers: 1, 2"):
         manager_of(target, reuse_cfg={"blueprint": "proj#7"})
-    with pytest.raises(MMLMisconfigurationException, match="leave the number out"):
+    with pytest.raises(MMLMisconfigurationException, match="a project without a number, got 'proj#1': all its models"):
         manager_of(target, reuse_cfg={"models": "proj#1"})
     with pytest.raises(ValueError, match="project#number"):
         manager_of(target, reuse_cfg={"blueprint": "proj#one"})
     MMLFileManager.add_assignment_path(None, "plain", "PROJ_PATH/PLAIN/TASK_NAME/p.txt", enable_numbering=False, reusable=True)
-    with pytest.raises(ValueError, match="have no numbers"):
+    with pytest.raises(ValueError, match="a project without a number, got 'proj#1'."):
         manager_of(target, reuse_cfg={"plain": "proj#1"})
 
 
@@ -307,7 +307,7 @@ def test_artifacts_of_a_whole_project(tmp_path: Path) -> None:
     manager = manager_of(world, backend=store)
     manager.bind(start(store, "c1"))
     manager.construct_saving_path(None, "shared").write_text("x")
-    store.commit([outcome(bound(manager), artifacts=manager.settle())])
+    store.commit([outcome(bound(manager), artifacts=manager.publish())])
     store.close()
     assert manager.global_reusables == {}
     found = manager_of(World(tmp_path, project="next"), reuse_cfg={"shared": "proj"})

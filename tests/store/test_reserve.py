@@ -16,7 +16,7 @@ from mml_ray.journal.numbering import FileSeries, number_offset
 from mml_ray.store.assignments import fill_template
 from mml_ray.store.paths import Roots
 from mml_ray.store.run.markers import read_marker
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from tests.store.world import MODELS, PARAMETERS, PLAIN, TEMP, Unsynced, World, artifact, dead_owner, outcome, plan, start
 
 
@@ -166,7 +166,7 @@ def test_two_runs_share_a_project(tmp_path: Path) -> None:
         for store in stores:
             attempt = start(store, f"c{number}")
             path = artifact(store, attempt, store.state.run.encode())
-            assert store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])[0]["status"] == "committed"
+            assert store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])[0]["status"] == "committed"
             paths.append(path)
     assert len(set(paths)) == 10
     for store in stores:
@@ -228,7 +228,7 @@ def test_continuing_removes_what_did_not_commit_and_nothing_else(world: World) -
     committed, dead = start(store, "c1"), start(store, "c2")
     kept = artifact(store, committed, b"kept")
     plain = artifact(store, committed, b"plain", {**PLAIN, "template": "PROJ_PATH/TABLES/mine.txt"})
-    store.commit([outcome(committed, artifacts=settle_artifacts([kept, plain]))])
+    store.commit([outcome(committed, artifacts=publish_artifacts([kept, plain]))])
     gone = [artifact(store, dead, b"gone"), store.roots.absolute(reserve(store, dead, MODELS, file="fold_0.json"))]
     gone.append(artifact(store, dead, b"gone", {**PLAIN, "template": "PROJ_PATH/TABLES/new.txt"}))
     overwritten = artifact(store, dead, b"overwritten", PLAIN)
@@ -287,7 +287,7 @@ def test_repeating_a_committed_command_does_not_move_the_numbers(world: World) -
     store = world.planned(3, owner=dead_owner(1))
     attempt = start(store, "c0")
     path = artifact(store, attempt, b"first")
-    store.commit([outcome(attempt, artifacts=settle_artifacts([path]))])
+    store.commit([outcome(attempt, artifacts=publish_artifacts([path]))])
     store = world.open(owner=dead_owner(2))
     repeated = start(store, "c0")
     second = artifact(store, repeated, b"again")
@@ -310,7 +310,7 @@ def test_finishing_removes_enabled_keys_temp_and_checkpoints_of_this_run_only(tm
         paths[name] = [artifact(store, attempt, b"w", assignment, file=file, task=name) for assignment, file in wanted]
         (here.run_dir / "CHECKPOINTS/c0").mkdir(parents=True)
         (here.run_dir / "CHECKPOINTS/c0/last.ckpt").write_bytes(b"c")
-        store.commit([outcome(attempt, artifacts=settle_artifacts(paths[name]))])
+        store.commit([outcome(attempt, artifacts=publish_artifacts(paths[name]))])
         if name == "mine":
             paths["mine"][0].unlink()  # removed by hand: fine
         remove = {"parameters": True, "models": False, "ensemble": True}

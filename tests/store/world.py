@@ -15,7 +15,7 @@ from typing import Any
 from mml_ray import atomic
 from mml_ray.journal import log as journal
 from mml_ray.journal.owner import current_owner
-from mml_ray.store.run.publish import settle_artifacts
+from mml_ray.store.run.publish import publish_artifacts
 from mml_ray.store.run.store import RunStore, read_run, verify
 
 PARAMETERS = {"key": "parameters", "template": "PROJ_PATH/PARAMETERS/TASK_NAME/model.bin", "numbering": True}
@@ -170,7 +170,7 @@ class _Attempt:
         while True:
             try:
                 paths, more = _work(self.store, self.reference)
-                return outcome(self.reference, artifacts=settle_artifacts(paths), **more)
+                return outcome(self.reference, artifacts=publish_artifacts(paths), **more)
             except OSError as error:
                 if error.errno != errno.ENOSPC or self.keep is _once:
                     raise

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from mml_ray import atomic
 from mml_ray.errors import UserError
 from mml_ray.journal.plain import normalized
+from mml_ray.store.files import Files
 from mml_ray.store.paths import Roots
 from mml_ray.store.run.model_updates import check_delta
 from mml_ray.store.run.protocol import CommitAnswer
@@ -52,6 +51,7 @@ class Decider:
 
     state: RunState
     roots: Roots
+    files: Files
     at: float
     _keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     _commands: set[str] = field(default_factory=set)
@@ -120,7 +120,7 @@ class Decider:
         if reserved is None:
             raise OutcomeRejected("refused", f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
         try:
-            size = _size(self.roots.absolute(path))
+            size = self.files.size(self.roots.absolute(path))
         except OSError as error:
             raise OutcomeRejected("refused", f"artifact {path} cannot be read: {error.strerror}") from None
         if size != item["size"]:
@@ -130,7 +130,7 @@ class Decider:
     def _updates(self, updates: Mapping[str, Any]) -> dict[str, Any]:
         for path, delta in updates.items():
             check_delta(path, delta)
-            if not self.roots.absolute(path).is_file():
+            if not self.files.exists(self.roots.absolute(path)):
                 raise OutcomeRejected("refused", f"{path}, which the command changed, is not a file")
         return dict(updates)
 
@@ -162,12 +162,3 @@ class Decider:
 def finish_blockers(state: RunState) -> Sequence[str]:
     """Commands of the plan that have not committed, in the order of the plan."""
     return [key for key in state.commands if key not in state.commits]
-
-
-def _size(path: Path) -> int:
-    """The size as the file server knows it: another node has just replaced the file, and ``stat`` alone may answer from a cache."""
-    try:
-        found = atomic.identity(path)
-    except OSError:  # it may not be opened here, which asks for more rights than its size
-        found = None
-    return os.stat(path).st_size if found is None else found[2]

@@ -14,6 +14,7 @@ from typing import Any
 from mml_ray import atomic
 from mml_ray.errors import JournalError, StorageError, UserError
 from mml_ray.journal import log as journal
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run import model_updates
 from mml_ray.store.run.publish import measure
@@ -68,35 +69,35 @@ def holds(run_dir: Path | str, file: Path) -> bool:
     return state.is_held(roots_of(state, run_dir).stored(file))
 
 
-def verify(run_dir: Path | str, roots: Mapping[str, str] | None = None) -> list[str]:
+def verify(run_dir: Path | str, roots: Mapping[str, str] | None = None, *, files: Files = LOCAL) -> list[str]:
     """Measure every artifact again; returns one line for each problem.
 
     ``roots`` is needed only where the run folder was moved out of its results root. Costs reading every artifact once.
     """
     state = read_run(run_dir)
     known = Roots.of(roots, run_dir) if roots else roots_of(state, run_dir)
-    problems = [problem for path, item in state.artifacts.items() if (problem := _check(known.absolute(path), item))]
-    return problems + _check_updates(state, known)
+    problems = [problem for path, item in state.artifacts.items() if (problem := _check(known.absolute(path), item, files))]
+    return problems + _check_updates(state, known, files)
 
 
-def _check(path: Path, item: Mapping[str, Any]) -> str:
+def _check(path: Path, item: Mapping[str, Any], files: Files) -> str:
     try:
-        found = measure(path)
+        found = measure(path, files)
     except OSError as error:
         return f"{path}: {error.strerror} (committed by {item['command']})"
     if found["sha256"] == item["sha256"]:
         return ""
-    committed = model_updates.committed_bytes(path) if item["key"] == "models" else None
+    committed = model_updates.committed_bytes(path, files) if item["key"] == "models" else None
     if committed is not None and sha256(committed).hexdigest() == item["sha256"]:
         return ""
     return f"{path}: changed since {item['command']} committed it ({found['size']} bytes now, {item['size']} then)"
 
 
-def _check_updates(state: RunState, roots: Roots) -> list[str]:
+def _check_updates(state: RunState, roots: Roots, files: Files) -> list[str]:
     problems = []
     for path, entries in pending_updates(state).items():
         try:
-            content = model_updates.load(roots.absolute(path))
+            content = model_updates.load(roots.absolute(path), files)
         except (OSError, UserError) as error:
             problems.append(f"{path}: {error}")
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import orjson
 from mml_ray import atomic
 from mml_ray.failpoints import failpoint
 from mml_ray.journal.folder import create_exclusively
+from mml_ray.store.files import LOCAL, Files
 
 _FIELD = b'{"mml_ray_reserved":'
 _LIMIT = 4096
@@ -22,12 +22,12 @@ def marker(run: str, command: str, attempt: int) -> bytes:
     return orjson.dumps({"mml_ray_reserved": {"run": run, "command": command, "attempt": attempt}})
 
 
-def read_marker(path: Path) -> dict[str, Any] | None:
+def read_marker(path: Path, files: Files = LOCAL) -> dict[str, Any] | None:
     """The marker in ``path``; ``None`` if the file is missing or holds something else."""
     try:
-        if os.stat(path).st_size > _LIMIT:
+        if files.size(path) > _LIMIT:
             return None
-        data = atomic.read_bytes(path)
+        data = files.read(path)
     except (FileNotFoundError, IsADirectoryError):
         return None
     if not data.startswith(_FIELD):

@@ -18,6 +18,7 @@ from typing import Any
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.failpoints import failpoint
+from mml_ray.store.files import LOCAL, Files
 
 UPDATES = "updates"
 COMMITTED = "committed"
@@ -114,10 +115,10 @@ def apply_updates(content: Mapping[str, Any]) -> tuple[dict[str, str], list[dict
     return predictions, metrics
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The content of a model storage's file; errors as :func:`project`."""
+def load(path: Path, files: Files = LOCAL) -> dict[str, Any]:
+    """The content of a model storage's file; errors as :func:`write_updates`."""
     try:
-        content = json.loads(atomic.read_bytes(path))
+        content = json.loads(files.read(path))
     except ValueError as error:
         raise DataError(
             f"{path} is not a model storage: {error}. It is always written whole, so another program changed it."
@@ -127,12 +128,12 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def committed_bytes(path: Path) -> bytes | None:
+def committed_bytes(path: Path, files: Files = LOCAL) -> bytes | None:
     """The bytes that the file's own command committed, where it has updates; ``None`` where it has none, or where its fields are not
     those that the updates give.
     """
     try:
-        content = load(path)
+        content = load(path, files)
     except DataError:
         return None
     if COMMITTED in content and json.dumps([content.get(name) for name in _CHANGED]) != json.dumps(apply_updates(content)):

@@ -23,6 +23,7 @@ from mml_ray.journal import opening
 from mml_ray.journal.lease import Lease
 from mml_ray.journal.log import Journal, Operation
 from mml_ray.journal.owner import HEARTBEAT_TIMEOUT, Heartbeat, current_owner
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run import model_updates, reserving
 from mml_ray.store.run.cleaning import UNCOMMITTED, Cleaner
@@ -46,8 +47,9 @@ class RunStore(RunView):
     :class:`~mml_ray.store.run.protocol.RunStoreProtocol`.
     """
 
-    def __init__(self, paths: RunPaths, roots: Roots, *, lease: Lease, journal_: Journal, state: RunState) -> None:
+    def __init__(self, paths: RunPaths, roots: Roots, *, lease: Lease, journal_: Journal, state: RunState, files: Files) -> None:
         super().__init__(paths, roots, lease, state)
+        self._files = files
         self._journal = journal_
         self._cleaner = Cleaner(paths, roots, state, append=lambda operations: self._append(operations, durable=True))
         self._heartbeat: Heartbeat | None = None
@@ -65,13 +67,14 @@ class RunStore(RunView):
         owner: Mapping[str, Any] | None = None,
         heartbeat: bool = False,
         manifest: Mapping[str, Any],
+        files: Files = LOCAL,
     ) -> RunStore:
         """Create a run in a folder that holds none. ``owner`` holds the lease (``None``: this process); ``heartbeat``: also start
-        its heartbeat. Errors as :func:`mml_ray.journal.opening.create`.
+        its heartbeat; ``files``: where artifacts lie. Errors as :func:`mml_ray.journal.opening.create`.
         """
         paths, known = RunPaths(run_dir), Roots.of(roots, run_dir)
         lease, writer, state = opening.create(paths, RunState, roots=known, owner=owner or current_owner(), manifest=manifest)
-        return cls(paths, known, lease=lease, journal_=writer, state=state)._prepare(heartbeat)
+        return cls(paths, known, lease=lease, journal_=writer, state=state, files=files)._prepare(heartbeat)
 
     @classmethod
     def open(
@@ -83,6 +86,7 @@ class RunStore(RunView):
         adopt: bool = False,
         heartbeat: bool = False,
         timeout: float = HEARTBEAT_TIMEOUT,
+        files: Files = LOCAL,
     ) -> RunStore:
         """Open an existing run for writing: take the lease over from a dead owner, replay, remove what dead attempts left behind.
 
@@ -94,7 +98,7 @@ class RunStore(RunView):
         lease, writer, state = opening.reopen(
             paths, RunState, roots=known, owner=owner or current_owner(), adopt=adopt, timeout=timeout
         )
-        return cls(paths, known, lease=lease, journal_=writer, state=state)._prepare(heartbeat)
+        return cls(paths, known, lease=lease, journal_=writer, state=state, files=files)._prepare(heartbeat)
 
     def _prepare(self, heartbeat: bool) -> RunStore:
         """Clean up and catch up, once the lease is held and the journal is open."""
@@ -189,7 +193,7 @@ class RunStore(RunView):
 
     def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[CommitAnswer]:
         self._check_open()
-        decider = Decider(self.state, self.roots, at=opening.now())
+        decider = Decider(self.state, self.roots, self._files, at=opening.now())
         decisions = [decider.decide(outcome) for outcome in outcomes]
         operations: list[Operation] = [("committed", item.fields) for item in decisions if item.fields is not None]
         for outcome, item in zip(outcomes, decisions, strict=True):
