@@ -1,4 +1,4 @@
-"""``cluster/slurm/submit.sbatch``, executed as SLURM does it: with programs in place of ``srun`` and ``scontrol``, and mostly of Ray."""
+"""``cluster/slurm/submit.sbatch``, executed as SLURM does it: with programs in place of SLURM's, and mostly of Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.patience import GUARD
 SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "slurm" / "submit.sbatch"
 #: runs what it is given once for each task, and hands SIGTERM on to all of them
 SRUN = """#!/bin/bash
-echo "$*" >> "$CALLS/srun"
+echo $$ > "$CALLS/srun"
 while [[ "$1" == --* ]]; do case "$1" in --ntasks=*) tasks=${1#--ntasks=};; esac; shift; done
 pids=()
 for ((number = 0; number < tasks; number++)); do SLURM_PROCID=$number "$@" & pids+=($!); done
@@ -102,6 +102,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
     for folder in ("calls", "tmp"):
         (tmp_path / folder).mkdir()
     job.program("srun", SRUN)
+    job.program("scancel", '#!/bin/bash\n[ "$*" = "--signal=TERM $SLURM_JOB_ID" ] && kill -TERM "$(cat "$CALLS/srun")"\n')
     job.program("scontrol", '#!/bin/bash\necho "$*" >> "$CALLS/scontrol"\n')
     job.program("ray", RAY)
     job.program("mml-ray", DRIVER)
