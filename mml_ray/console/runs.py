@@ -7,15 +7,14 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mml_ray import env
 from mml_ray.errors import EXIT_FAILED, EXIT_OK, EXIT_USER, MMLMisconfigurationException, UnknownNameError
 from mml_ray.journal.owner import describe
 from mml_ray.report.ending import format_duration
-from mml_ray.report.overview import list_runs, show_run
+from mml_ray.report.overview import CommandOverview, RunOverview, list_runs, show_run
 from mml_ray.report.tables import Table
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.inspection import read_run, verify
@@ -63,7 +62,7 @@ def find(wanted: str, results: Path, project: str | None) -> Path:
     return Path(named[0]["path"])
 
 
-def _runs(results: Path, project: str | None) -> list[dict[str, Any]]:
+def _runs(results: Path, project: str | None) -> list[RunOverview]:
     if not results.is_dir():
         raise MMLMisconfigurationException(f"The results root {results} does not exist: give --results, or set MML_RESULTS_PATH.")
     if project is not None and not (results / project).is_dir():
@@ -117,7 +116,7 @@ def _show(folder: Path, given: argparse.Namespace) -> int:
     return code
 
 
-def _row(item: Mapping[str, Any]) -> list[str]:
+def _row(item: CommandOverview) -> list[str]:
     seconds = item["seconds"]
     return [
         str(item["position"]),
@@ -132,7 +131,7 @@ def _row(item: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _troubles(commands: Sequence[Mapping[str, Any]]) -> list[str]:
+def _troubles(commands: Sequence[CommandOverview]) -> list[str]:
     return [
         f"{item['title']}, attempt {attempt['number']} {attempt['reason']}: {textwrap.shorten(attempt['message'], 400, placeholder=' ...')}"
         for item in commands
@@ -141,7 +140,7 @@ def _troubles(commands: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _print_artifacts(commands: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def _print_artifacts(commands: Sequence[CommandOverview], folder: Path) -> None:
     files = [(item["position"], file) for item in commands for file in item["artifacts"]]
     common = os.path.commonpath([str(folder), *(file["path"] for _, file in files)])
     rows = [[str(number), _size(file["size"]), os.path.relpath(file["path"], common)] for number, file in files]

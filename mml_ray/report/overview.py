@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mml_ray.driver.command import FRAME, CommandSpec
 from mml_ray.driver.environment import started_at
-from mml_ray.driver.resources import Resources
 from mml_ray.errors import JournalError
 from mml_ray.journal.lease import current_holder
 from mml_ray.journal.owner import HEARTBEAT_INTERVAL, living
@@ -21,9 +20,49 @@ from mml_ray.store.run.state import Attempt, RunState
 _SIGN_OF_LIFE = 2 * HEARTBEAT_INTERVAL + 1
 
 
-def list_runs(results: Path, project: str | None) -> list[dict[str, Any]]:
-    """The runs of one project or of all, the newest first: project, run, path, mode, state (``running``, ``finished``,
-    ``failed``, ``interrupted``, ``broken``), committed and total commands, owner, broken (what is wrong), opened (seconds).
+class RunOverview(TypedDict):
+    """One run; ``state``: running, finished, failed, interrupted or broken, of which ``broken`` says why. The frame is not counted."""
+
+    project: str
+    run: str
+    path: str
+    mode: str
+    state: str
+    committed: int
+    total: int
+    owner: dict[str, Any] | None
+    broken: str
+    opened: float
+
+
+class CommandOverview(TypedDict):
+    """One command; ``state``: committed, running, queued, waiting, failed or interrupted. ``seconds`` of a running one are those so far."""
+
+    key: str
+    position: int
+    name: str
+    params: list[Any]
+    title: str
+    unit: str
+    resources: str
+    state: str
+    attempts: list[dict[str, Any]]
+    seconds: float | None
+    node: str
+    artifacts: list[dict[str, Any]]
+    result: Any
+
+
+class RunDetails(RunOverview):
+    """One run and its commands."""
+
+    version: str | None
+    seed: int | None
+    commands: list[CommandOverview]
+
+
+def list_runs(results: Path, project: str | None) -> list[RunOverview]:
+    """The runs of one project or of all, the newest first. Times are seconds since 1970.
 
     It reads every journal, and takes up to 7 s longer if a run is held on another machine, to see whether its owner is alive.
     """
@@ -34,7 +73,7 @@ def list_runs(results: Path, project: str | None) -> list[dict[str, Any]]:
     return sorted(listed, key=lambda run: (run["opened"], run["run"]), reverse=True)
 
 
-def summary(folder: Path, state: RunState, damage: str, owner: Mapping[str, Any] | None, results: Path | None) -> dict[str, Any]:
+def summary(folder: Path, state: RunState, damage: str, owner: Mapping[str, Any] | None, results: Path | None) -> RunOverview:
     """One entry of :func:`list_runs`."""
     project, run = names(folder, results)
     keys = [key for key, entry in state.commands.items() if entry["name"] not in FRAME]
@@ -84,22 +123,20 @@ def _holder(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def show_run(folder: Path) -> dict[str, Any]:
-    """Everything that the journal says about a run, as far as it can be read: :func:`summary`, and its commands with unit, state
-    (``committed``, ``running``, ``queued``, ``waiting``, ``failed``, ``interrupted``), attempts, seconds, node, artifacts and result.
-
-    Times are seconds since 1970; the duration of a command that runs is the one so far. A command that was handed to Ray counts as
-    running once its log says so.
+def show_run(folder: Path) -> RunDetails:
+    """Everything that the journal says about a run, as far as it can be read. A command that was handed to Ray counts as running once its
+    log says so.
     """
     state, damage = salvage(folder)
     entry = summary(folder, state, damage, living_owners([folder]).get(folder), None)
     roots = roots_of(state, folder) if state.roots else None
-    commands = []
+    commands: list[CommandOverview] = []
     for key, planned in state.commands.items():
+        spec = CommandSpec.from_json(planned)
         commit = state.commits.get(key)
         attempts = [_attempt(item) for item in state.attempts.get(key, [])]
         status = _command_state(commit is not None, attempts, running=entry["state"] == "running")
-        since = _running_since(planned, attempts[-1], RunPaths(folder)) if status == "running" else None
+        since = _running_since(spec, attempts[-1], RunPaths(folder)) if status == "running" else None
         artifacts = [
             {**item, "path": str(roots.absolute(item["path"])) if roots else item["path"]}
             for item in (commit or {}).get("artifacts", ())
@@ -107,12 +144,12 @@ def show_run(folder: Path) -> dict[str, Any]:
         commands.append(
             {
                 "key": key,
-                "position": planned["position"],
-                "name": planned["name"],
-                "params": planned["params"],
-                "title": CommandSpec.from_json(planned).title,
-                "unit": planned.get("unit", ""),
-                "resources": Resources.from_json(planned["resources"]).describe(),
+                "position": spec.position,
+                "name": spec.name,
+                "params": list(spec.params),
+                "title": spec.title,
+                "unit": spec.unit,
+                "resources": spec.resources.describe(),
                 "state": "queued" if status == "running" and since is None else status,
                 "attempts": attempts,
                 "seconds": commit["seconds"] if commit else None if since is None else max(0.0, time.time() - since),
@@ -134,11 +171,11 @@ def _command_state(committed: bool, attempts: Sequence[Mapping[str, Any]], *, ru
     return "failed" if attempts[-1]["reason"] == "failed" else "interrupted"
 
 
-def _running_since(planned: Mapping[str, Any], attempt: Mapping[str, Any], paths: RunPaths) -> float | None:
+def _running_since(spec: CommandSpec, attempt: Mapping[str, Any], paths: RunPaths) -> float | None:
     """When a running command started; ``None`` if it waits in the queue of Ray, where the journal does not say at its start where it runs."""
-    if attempt["node"] or planned["name"] in FRAME:
+    if attempt["node"] or spec.where == "driver":
         return float(attempt["started"])
-    return started_at(paths.log_of(planned["key"]), attempt["number"])
+    return started_at(paths.log_of(spec.key), attempt["number"])
 
 
 def _attempt(item: Attempt) -> dict[str, Any]:
