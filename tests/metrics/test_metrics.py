@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ from sklearn import metrics as reference
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 from mml_ray.metrics.definition import Metric, MetricSet, metric
-from mml_ray.metrics.rows import Array, Rows, pixel_counts
+from mml_ray.metrics.rows import Array, Rows, pixel_counts, rows_of_predictions
 from mml_ray.registry import registry
+from mml_ray.seeding import keyed_seed
+from mml_ray.store.predictions import load_predictions
 from mml_ray.tasks.kinds import TaskKind, all_kinds
 
 KINDS: dict[str, TaskKind] = {str(kind.route): kind for kind in all_kinds() if kind.route in ("cls", "mlcls", "seg", "reg")}
@@ -299,3 +303,22 @@ def test_metrics_are_computed_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1.0", "False"], done.stderr
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_metrics_of_predictions_of_the_version_before_are_what_it_measured(fold: int) -> None:
+    results = Path(__file__).parents[1] / "assets" / "runs_of_version_1" / "results" / "finished"
+    task = f"shapes+nested?{fold}"
+    (description,) = (results / "MODELS" / task).glob("*.json")
+    measured = json.loads(description.read_text())["metrics"][-1]
+    (file,) = (results / "PREDICTIONS" / task).glob("*.parquet")
+    rows = rows_of_predictions(load_predictions(file).labelled("TEST"))
+    metrics = MetricSet("cls", 2)
+    seed = keyed_seed(42, "train_fold", [task, 0])  # a model keeps the seed of the command that trained it
+    found = {**metrics.compute(rows), **metrics.bootstrap(rows, 20, seed)}
+    # a resample of six samples may have one class only, of which the version before made something else (class 0 and 1 differed)
+    left_out = [f"{name}_{what}" for name in ("matthews_corrcoef", "average_precision") for what in ("mean", "std")]
+    expected = {name.rpartition("/")[2]: value for name, value in measured.items() if not name.endswith("loss")}
+    assert set(found) == set(expected)
+    for name in found.keys() - left_out:
+        assert found[name] == pytest.approx(expected[name], abs=1e-6), name

@@ -125,7 +125,7 @@ def test_the_io_of_lightning_is_atomic_and_opens_no_code(tmp_path: Path) -> None
         io.load_checkpoint(path)
     io.remove_checkpoint(path)
     io.remove_checkpoint(path)
-    with pytest.raises(DataError, match="no checkpoint at"):
+    with pytest.raises(DataError, match="a.ckpt' does not exist"):
         read_checkpoint(path)
 
 
