@@ -136,7 +136,7 @@ class CleanScheduler(AbstractBaseScheduler):
             for store in self._found("clean_cache", dataset):
                 claim = Claim(store)
                 stack.callback(claim.release)
-                if not claim.take():
+                if not claim.acquire():
                     print(f"The cache of dataset {dataset} is being filled right now, so it is kept.")
                     return 0
             return self._delete("clean_cache", dataset)

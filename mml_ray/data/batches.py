@@ -115,7 +115,7 @@ class _Stack:
             self._first = sample_id
         if shape != self._view.shape[1:]:
             raise DataError(
-                f"Task '{self._task}': samples of one batch have to agree in shape, but '{self._first}' has "
+                f"Task '{self._task}': samples of one batch must have the same shape, but '{self._first}' has "
                 f"{tuple(self._view.shape[1:])} and '{sample_id}' {shape}. Choose a preprocessing (preprocessing=size256), "
                 "an augmentation that crops, or sampling.batch_size=1."
             )
@@ -140,7 +140,7 @@ class Finisher:
     """Turns assembled batches into what models take, on the device where they are. A finished batch passes unchanged."""
 
     def __init__(self, normalizations: Mapping[str, Normalization], augmentation: BatchAugmentation | None = None) -> None:
-        """``normalizations`` by task; ``augmentation`` acts on training batches, before the normalisation."""
+        """``normalizations`` by task; ``augmentation`` acts on training batches, before the normalization."""
         self._normalizations = dict(normalizations)
         self._augmentation = augmentation
         self._buffers = BufferPool()

@@ -29,7 +29,7 @@ class BufferPool:
         self._arrays: list[NDArray[np.uint8]] = []
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialised contiguous tensor."""
+        """An uninitialized contiguous tensor."""
         size = max(1, int(np.prod(shape)) * dtype.itemsize)
         memory = self._free(size)
         return torch.from_numpy(memory[:size]).view(dtype)[: int(np.prod(shape))].view(shape)

@@ -63,7 +63,7 @@ class Column:
     def numpy(self) -> NDArray[Any]:
         """Numbers as an array; raises ``ValueError`` for other entries."""
         if self._json or not (pa.types.is_integer(self._array.type) or pa.types.is_floating(self._array.type)):
-            raise ValueError(f"A column of {self._array.type} is no array of numbers.")
+            raise ValueError(f"A column of {self._array.type} is not numeric.")
         return np.asarray(self._array)
 
 

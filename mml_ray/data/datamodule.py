@@ -99,7 +99,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         return self._loader("predict")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Convert, augment and normalise what came to a GPU as bytes."""
+        """Convert, augment and normalize what came to a GPU as bytes."""
         return self._finisher(batch)
 
     def teardown(self, stage: str) -> None:
@@ -158,7 +158,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         if task.preprocessed != options.preprocessing.id:
             if task.preprocessed != "none":
                 raise MMLMisconfigurationException(
-                    f"Task '{name}' is preprocessed with '{task.preprocessed}', asked for is '{options.preprocessing.id}'."
+                    f"Task '{name}' is preprocessed with '{task.preprocessed}', but preprocessing={options.preprocessing.id} is asked for."
                 )
             dataset.preprocessing = build_preprocessing(options.preprocessing.pipeline, modalities)
         self._attach_store(dataset, task)
@@ -207,7 +207,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
             empty = next(dataset for dataset in datasets if not len(dataset))
             raise DataError(
                 f"Task '{empty.name}' has no training samples beside fold {self.tasks[empty.name].fold}. "
-                "A training needs at least two folds; create the task with more."
+                "A training needs at least two folds: create the task again with more."
             )
         return MultiTaskLoader(
             BatchSource(datasets, phase, seeded=train and bool(self.options.augmentations.get("gpu"))),

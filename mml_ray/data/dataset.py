@@ -133,7 +133,7 @@ class TaskDataset(Dataset[Sample]):
         Raises :class:`MMLMisconfigurationException` for segmentation and unlabelled data.
         """
         if self.target is None or isinstance(self._loaders[self.target], FileLoader):
-            raise MMLMisconfigurationException(f"The targets of task '{self.name}' ({self.task_type}) are no labels.")
+            raise MMLMisconfigurationException(f"The targets of task '{self.name}' ({self.task_type}) are files, not labels.")
         return np.asarray([self._load(self.target, index, final=True) for index in range(len(self))])
 
     def __getitem__(self, key: Key) -> Sample:

@@ -32,7 +32,7 @@ class Normalization:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def from_bytes(self, images: Tensor, out: Tensor | None = None) -> Tensor:
-        """``uint8 [N, C, H, W]`` to normalised ``float32`` of the same shape, on the device of ``images``.
+        """``uint8 [N, C, H, W]`` to normalized ``float32`` of the same shape, on the device of ``images``.
 
         On a CPU the result is written to ``out``, if given.
         """
@@ -61,7 +61,7 @@ class Normalization:
 
 
 def choose(option: str | None, description: TaskDescription, pretraining: Stats | None) -> Normalization:
-    """The normalisation that ``augmentations.normalization`` names, for one task."""
+    """The normalization that ``augmentations.normalization`` names, for one task."""
     if option is None:
         return Normalization()
     if option == "imagenet":
@@ -71,11 +71,11 @@ def choose(option: str | None, description: TaskDescription, pretraining: Stats 
     if option == "pretraining":
         if pretraining is None:
             raise MMLMisconfigurationException(
-                "augmentations.normalization=pretraining needs a model that says what it was pretrained with; this one does "
-                "not. Choose imagenet or task."
+                "augmentations.normalization=pretraining needs a model with the statistics it was pretrained with; this one has "
+                "none. Choose imagenet or task."
             )
         return Normalization(tuple(map(float, pretraining[0])), tuple(map(float, pretraining[1])))
-    raise MMLMisconfigurationException(f"augmentations.normalization is one of {', '.join(_CHOICES)}, got {option!r}.")
+    raise MMLMisconfigurationException(f"augmentations.normalization must be one of {', '.join(_CHOICES)}, got {option!r}.")
 
 
 def _of(mean: RGBInfo, std: RGBInfo) -> Normalization:
@@ -86,7 +86,7 @@ def _of_task(description: TaskDescription) -> Normalization:
     means, stds = description.means, description.stds
     if means is None or stds is None or min(stds.r, stds.g, stds.b) <= 0.0:
         raise DataError(
-            f"Task '{description.name}' has no usable colour statistics (means {means}, stds {stds}), which "
+            f"Task '{description.name}' has no usable color statistics (means {means}, stds {stds}), which "
             "augmentations.normalization=task needs. Create the task with statistics, or choose imagenet."
         )
     return _of(means, stds)

@@ -72,7 +72,7 @@ class Stream:
     def batches(self) -> int:
         """Batches of an epoch; a single sample that would be left over in training joins the batch before it.
 
-        (Batch normalisation cannot train on one sample.)
+        (Batch normalization cannot train on one sample.)
         """
         full, rest = divmod(self.length, self.batch_size)
         if rest == 0 or (full and (self.drop_last or (self.shuffle and rest == 1))):

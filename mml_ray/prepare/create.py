@@ -1,8 +1,8 @@
-"""The door of this room: make a dataset, make a task, whoever asks and however often.
+"""Create datasets and tasks; every call may be repeated.
 
-What is there already is used. A creation that was killed left its mark, and is cleaned up and done again; what it had
-downloaded is kept. So is a dataset of own data that no task could be described on: its source may have been mended.
-Two processes that want the same thing wait for one another.
+What exists is used. A creation that was killed left its mark: its dataset is removed and created again, its downloads are kept. So
+is a dataset of own data on which no task could be described, since its source may have been fixed. Two processes that create the
+same thing wait for one another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.prepare.context import CreationContext, activated
-from mml_ray.prepare.dataset import being_made
+from mml_ray.prepare.dataset import DatasetUnderConstruction
 from mml_ray.prepare.own.records import NOTES
 from mml_ray.prepare.registration import TaskEntry, call_creator
 from mml_ray.prepare.variants import ensure_task
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def known_tasks() -> list[str]:
-    """The tasks that somebody can create, by name."""
+    """The names of all tasks that have a creator of their own."""
     names = registry.names("task_creator")
     return [name for name in names if not getattr(registry.lookup("task_creator", name), "sourced", False)]
 
@@ -56,11 +56,11 @@ def _task_entry(name: str, source: Mapping[str, Any]) -> TaskEntry:
 
 
 def create_dataset(name: str, context: CreationContext) -> Path:
-    """The folder of the dataset ``name``; made by its creator if it is not there or was left unfinished."""
+    """The folder of the dataset ``name``; its creator makes it if it does not exist or was left unfinished."""
     root = context.data_root
     folder = root.dataset_path(name)
     if _is_usable(name, context):
-        log.info("Dataset %s is there already: %s", name, folder)
+        log.info("Dataset '%s' already exists: %s", name, folder)
         return folder
     wanted = str(context.source["creator"]) if _is_sourced(name, context.source) else name
     creator = registry.lookup("dset_creator", wanted, "A plugin registers its own with register_dsetcreator.")
@@ -70,12 +70,12 @@ def create_dataset(name: str, context: CreationContext) -> Path:
             return folder
         if folder.exists():
             if root.is_complete(name):
-                log.info("No task could be described on dataset %s so far; it is made anew from its source.", name)
+                log.info("No task has been described on dataset '%s' so far; it is recreated from its source.", name)
             else:
-                log.warning("Dataset %s was left unfinished by an earlier run; it is made anew.", name)
+                log.warning("Dataset '%s' was left unfinished by an earlier run; it is recreated.", name)
             with writing(folder):
                 shutil.rmtree(folder)
-        with writing(folder), activated(context), being_made(folder):
+        with writing(folder), activated(context), DatasetUnderConstruction(folder):
             made = call_creator(creator, context)
             _check_made(made, folder, name)
     root.refresh()
@@ -83,7 +83,7 @@ def create_dataset(name: str, context: CreationContext) -> Path:
 
 
 def _is_usable(name: str, context: CreationContext) -> bool:
-    """Whether the dataset is complete, and not own data that has a source and no task: that copy may be of a source since mended."""
+    """Whether the dataset is complete; own data with a source and no task is not: the source may have been fixed since."""
     root, source = context.data_root, context.source
     if not root.is_complete(name):
         return False
@@ -98,36 +98,40 @@ def _is_usable(name: str, context: CreationContext) -> bool:
 
 def _check_made(made: Any, folder: Path, name: str) -> None:
     if not isinstance(made, Path) or made.absolute() != folder.absolute():
-        raise DataError(f"The creator of dataset '{name}' has to return its folder {folder}, it returned {made!r}.")
+        raise DataError(f"The creator of dataset '{name}' must return its folder {folder}, it returned {made!r}.")
     if not any(path.name != "wip.txt" for path in folder.iterdir()):
         raise DataError(f"The creator of dataset '{name}' put nothing into {folder}.")
 
 
 def create_task(name: str, context: CreationContext) -> Path:
-    """The description of the task ``name``; made by its creator if it is not there. Its dataset (the base of a tagged variant)
-    has to be there."""
+    """The description of the task ``name``; its creator makes it if it does not exist.
+
+    Its dataset (for a tagged variant, its base) must exist.
+    """
     root = context.data_root
     if parse(name).tags:
         return ensure_task(root, name)
     if (found := _existing(root, name)) is not None:
-        log.info("Task %s is there already: %s", name, found)
+        log.info("Task '%s' already exists: %s", name, found)
         return found
     entry = _task_entry(name, context.source)
     dataset = dataset_of_task(name, context.source)
     folder = root.dataset_path(dataset)
     with contextlib.ExitStack() as locks:
-        if _is_sourced(name, context.source):  # nobody may make its dataset anew meanwhile
+        if _is_sourced(name, context.source):  # so that no other process recreates its dataset meanwhile
             locks.enter_context(root.locked(f"DSET_{clean_name(dataset)}"))
         locks.enter_context(root.locked(f"TASK_{clean_name(name)}"))
         if not root.is_complete(dataset):
-            raise DataError(f"Task '{name}' needs the dataset '{dataset}', which is not in {root.path} yet: create it first.")
+            raise DataError(
+                f"Task '{name}' needs the dataset '{dataset}', which is missing or unfinished in {root.path}. Create the dataset first."
+            )
         root.refresh()
         if (found := _existing(root, name)) is not None:
             return found
         with activated(context), writing(folder):
             made = entry(folder, context)
         if made is not None and not isinstance(made, Path):
-            raise DataError(f"The creator of task '{name}' has to return a path or nothing, it returned {made!r}.")
+            raise DataError(f"The creator of task '{name}' must return a path or None, it returned {made!r}.")
     root.refresh()
     if (found := _existing(root, name)) is None:
         raise DataError(f"The creator of task '{name}' ended, but described no task of this name in {folder}.")

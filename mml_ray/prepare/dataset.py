@@ -35,11 +35,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 def check_source(path: Path, target: Path, where: str) -> None:
     """Raise :class:`DataError` for raw data that is not there, or a folder that holds the ``target``: a copy would never end."""
     if not path.exists():
-        raise DataError(f"{where}={path}: there is no such file or folder.")
+        raise DataError(f"{where} must be an existing file or folder, got {path}.")
     if target.resolve().is_relative_to(path.resolve()):
         raise DataError(
-            f"{where}={path} holds {target}, to which it would be copied, itself included. Name the folder of the "
-            "images alone, or put the data elsewhere: data_dir=..., or MML_DATA_PATH."
+            f"{where} must not contain the folder to which it is copied, but {path} contains {target}. Name the folder of the "
+            "images alone, or put the data root elsewhere: data_dir=..., or MML_DATA_PATH."
         )
 
 
@@ -56,7 +56,7 @@ class DSetCreator:
     ) -> None:
         if not _NAME.fullmatch(dset_name):
             raise MMLMisconfigurationException(
-                f"A dataset cannot be called {dset_name!r}: up to 60 letters, digits and . _ - are allowed, no blanks."
+                f"The name of a dataset must be up to 60 letters, digits and . _ - without blanks, got {dset_name!r}."
             )
         self.dset_name = dset_name
         self.archives: list[DataArchive] = []
@@ -65,14 +65,16 @@ class DSetCreator:
         if download_path is not None and not download_path.is_dir():
             raise MMLMisconfigurationException(f"The download folder {download_path} does not exist.")
         if dset_path is not None and DATASET_PREFIX not in dset_path.name:
-            raise MMLMisconfigurationException(f"A dataset folder's name starts with {DATASET_PREFIX}, got {dset_path}.")
+            raise MMLMisconfigurationException(f"The name of a dataset folder must start with {DATASET_PREFIX}, got {dset_path}.")
         self.download_path = download_path or self._data_root.download_path(dset_name)
         self.dset_path = dset_path
 
     @property
     def _data_root(self) -> DataRoot:
         if self._root is None:
-            raise MMLMisconfigurationException("A DSetCreator outside of mml-ray create needs data_root=DataRoot(<folder>).")
+            raise MMLMisconfigurationException(
+                "A DSetCreator outside of mml-ray create needs a data root: pass data_root=DataRoot(<folder>)."
+            )
         return self._root
 
     @property
@@ -83,7 +85,7 @@ class DSetCreator:
     def download(
         self, url: str, file_name: str, *, data_kind: DataKind = DataKind.MIXED_DATA, md5sum: str | None = None, **options: Any
     ) -> DataArchive:
-        """Download a file, going on where an earlier attempt stopped. ``options``: as :class:`DataArchive` has them."""
+        """Download a file, resuming an earlier attempt. ``options`` are those of :class:`DataArchive`."""
         path = self._new_file(file_name)
         fetch(url, path, checksum=md5sum, progress=self._context.progress if self._context is not None else None)
         return self._add(DataArchive(path, DataKind(data_kind), md5sum, **options))
@@ -114,7 +116,7 @@ class DSetCreator:
         md5sum: str | None = None,
         **options: Any,
     ) -> DataArchive:
-        """Use a file (or folder) that somebody put into the download folder; raises with ``instructions`` if it is missing."""
+        """Use a file (or folder) that the user has put into the download folder; raises with ``instructions`` if it is missing."""
         path = self._new_file(file_name)
         if not path.exists():
             raise DataError(f"{path} is missing. {' '.join(instructions.split())}")
@@ -123,19 +125,21 @@ class DSetCreator:
         return self._add(archive)
 
     def use_source(self, path: Path | str, *, data_kind: DataKind = DataKind.MIXED_DATA, **options: Any) -> DataArchive:
-        """Use an archive, file or folder where it lies; it is copied or unpacked, never changed."""
+        """Use an archive, file or folder in its place; it is copied or unpacked, never changed."""
         found = Path(path).expanduser()
         check_source(found, self.dset_path or self._data_root.path, "source")
         return self._add(DataArchive(found, DataKind(data_kind), **options))
 
     def _new_file(self, file_name: str) -> Path:
         if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
-            raise MMLMisconfigurationException(f"{file_name!r} has to be a file name within the download folder.")
+            raise MMLMisconfigurationException(
+                f"The name of a download must be a file within the download folder, got {file_name!r}."
+            )
         return self.download_path / file_name
 
     def _add(self, archive: DataArchive) -> DataArchive:
         if any(known.path == archive.path for known in self.archives):
-            raise DataError(f"{archive.path} is an archive of dataset '{self.dset_name}' already.")
+            raise DataError(f"{archive.path} has already been added to dataset '{self.dset_name}'.")
         self.archives.append(archive)
         return archive
 
@@ -143,9 +147,9 @@ class DSetCreator:
     def unpack_and_store(self, *, clear_download_folder: bool = False) -> Path:
         """Unpack all archives into the folders named after their kind; returns the dataset folder."""
         if not self.archives:
-            raise DataError(f"There is nothing to unpack for dataset '{self.dset_name}'.")
+            raise DataError(f"Dataset '{self.dset_name}' has no archives to unpack.")
         order = list(DataKind)
-        with self._being_made() as folder:
+        with self._under_construction() as folder:
             for number, archive in enumerate(sorted(self.archives, key=lambda archive: order.index(archive.kind))):
                 self._report(number, len(self.archives), f"unpacking {archive.path.name}")
                 extract(archive, folder / archive.kind.value)
@@ -163,7 +167,7 @@ class DSetCreator:
     ) -> Path:
         """Write the samples of map-style datasets (keys ``training``, ``testing``, ``unlabeled``) as PNG files; see
         :mod:`mml_ray.prepare.torch_datasets` for the layout."""
-        with self._being_made() as folder:
+        with self._under_construction() as folder:
             extract_dataset(
                 datasets,
                 TaskType(task_type),
@@ -183,9 +187,9 @@ class DSetCreator:
         train: bool = True,
         ignore: Iterable[tuple[int, ...]] = (),
     ) -> list[Path]:
-        """Map colours to class numbers (:func:`mml_ray.prepare.masks.transform_masks`); gives the new files."""
+        """Map colors to class numbers (:func:`mml_ray.prepare.masks.transform_masks`); returns the new files."""
         if self.dset_path is None:
-            raise MMLMisconfigurationException("transform_masks comes after the dataset was stored.")
+            raise MMLMisconfigurationException("transform_masks must be called after unpack_and_store.")
         kind = DataKind.TRAINING_LABELS if train else DataKind.TESTING_LABELS
         return mask_rules.transform_masks(
             masks, transform, labels_folder=self.dset_path / kind.value, load=load, ignore=ignore, workers=self._workers
@@ -195,14 +199,14 @@ class DSetCreator:
         if self._context is not None:
             self._context.report(done, total, what)
 
-    def _being_made(self) -> being_made:
+    def _under_construction(self) -> DatasetUnderConstruction:
         folder = self.dset_path or self._data_root.dataset_path(self.dset_name)
         self.dset_path = folder
-        return being_made(folder)
+        return DatasetUnderConstruction(folder)
 
 
-class being_made:
-    """Marks a dataset folder as unfinished within the block; an error removes the folder, a kill leaves the mark.
+class DatasetUnderConstruction:
+    """A dataset folder that is marked as unfinished within the block; an error removes it, a kill leaves the mark.
 
     Blocks may be nested: the outermost one owns the mark.
     """
@@ -217,11 +221,13 @@ class being_made:
         if self.outermost:
             with writing(self.folder):
                 if self.folder.exists():
-                    raise StorageError(f"The dataset folder {self.folder} exists already. Delete it to make the dataset anew.")
+                    raise StorageError(
+                        f"The dataset folder {self.folder} already exists. To recreate the dataset, delete the folder first."
+                    )
                 self.folder.parent.mkdir(parents=True, exist_ok=True)
                 self.folder.mkdir()
                 (self.folder / WIP_MARKER).write_text(
-                    "This dataset is being made by mml-ray. If no such run is alive, it can be deleted.\n"
+                    "mml-ray is creating this dataset. If no run of it is alive, the folder can be deleted.\n"
                 )
                 atomic.sync_folder(self.folder)
             self._open.add(self.folder)
@@ -234,9 +240,9 @@ class being_made:
         if kind is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        os.sync()  # everything is durable before the mark goes
+        os.sync()  # everything must be durable before the mark is removed
         atomic.fs.unlink(self.folder / WIP_MARKER)
         atomic.sync_folder(self.folder)
 
 
-__all__ = ["DSetCreator", "DataArchive", "DataKind", "Limits", "being_made"]
+__all__ = ["DSetCreator", "DataArchive", "DataKind", "Limits", "DatasetUnderConstruction"]

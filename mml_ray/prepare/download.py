@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and are believed only when they are complete."""
+"""Downloads that resume, and take their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def fetch(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Download ``url`` to ``path``; a file that is there already is only checked.
+    """Download ``url`` to ``path``; a file that exists is only checked.
 
     What arrives is kept beside it as ``wip_<name>`` and continued by the next call, if the server still has the same version (or
     a checksum will tell). ``checksum``: md5, sha1 or sha256 in hexadecimal digits. Transient failures are retried.
     """
     if path.exists():
-        log.info("%s is there already.", path)
+        log.info("%s already exists.", path)
     else:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def kaggle_credentials() -> tuple[str, str]:
             user, key = str(stored["username"]), str(stored["key"])
     if not (user and key):
         raise MMLMisconfigurationException(
-            "Kaggle asks who you are: set KAGGLE_USERNAME and KAGGLE_KEY (in mml.env, say), or put kaggle.json into ~/.kaggle. "
+            "Kaggle needs credentials: set KAGGLE_USERNAME and KAGGLE_KEY (in mml.env, say), or put kaggle.json into ~/.kaggle. "
             "The key comes from your account's settings at www.kaggle.com."
         )
     return user, key

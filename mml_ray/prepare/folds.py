@@ -1,4 +1,4 @@
-"""Folds of training samples: dealt, or as somebody else has dealt them."""
+"""Folds of training samples: split here, or taken over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def split_folds(
     seed: int = 42,
     mask_classes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[list[str]]:
-    """Deal sample ids into folds, deterministically.
+    """Split sample ids into folds, deterministically.
 
     Samples of one group stay together. With ``ensure_balancing`` every fold gets its share of each class (exactly, for
     ungrouped classification; a class with fewer samples than folds raises :class:`DataError`), of the sets of labels, of
@@ -77,7 +77,7 @@ def _check_classes(pools: Mapping[str, Sequence[int]], n_folds: int) -> None:
     if small:
         listed = ", ".join(f"{name}: {count}" for name, count in small.items())
         raise DataError(
-            f"Too few training samples to have each class in each of {n_folds} folds: {listed}. Use fewer folds (mode.n_folds), "
+            f"Each class must have at least {n_folds} training samples, one per fold, but: {listed}. Use fewer folds (mode.n_folds), "
             "merge or leave out these classes, or switch off balancing (mode.ensure_balancing=false)."
         )
 
@@ -85,20 +85,20 @@ def _check_classes(pools: Mapping[str, Sequence[int]], n_folds: int) -> None:
 def check_existing_folds(folds: Sequence[Sequence[str]], samples: Mapping[str, Sample]) -> list[list[str]]:
     """The folds as lists; raises unless they are two or more, not empty, disjoint, and cover the training samples exactly."""
     if len(folds) < 2:
-        raise DataError(f"At least two folds are needed, got {len(folds)}.")
+        raise DataError(f"A task needs at least two folds, got {len(folds)}.")
     empty = [number for number, fold in enumerate(folds) if not fold]
     if empty:
         raise DataError(f"Fold {empty[0]} has no samples.")
     counts = Counter(sample_id for fold in folds for sample_id in fold)
     twice = [sample_id for sample_id, count in counts.items() if count > 1]
     if twice:
-        raise DataError(f"{len(twice)} sample(s) are in the folds twice, as '{twice[0]}'.")
+        raise DataError(f"{len(twice)} sample(s) occur twice in the folds, such as '{twice[0]}'.")
     unknown = [sample_id for sample_id in counts if sample_id not in samples]
     if unknown:
-        raise DataError(f"{len(unknown)} sample(s) of the folds are no training samples, as '{unknown[0]}'.")
+        raise DataError(f"{len(unknown)} sample(s) of the folds are not training samples, such as '{unknown[0]}'.")
     unused = [sample_id for sample_id in samples if sample_id not in counts]
     if unused:
-        raise DataError(f"{len(unused)} training sample(s) are in no fold, as '{unused[0]}'.")
+        raise DataError(f"{len(unused)} training sample(s) are in no fold, such as '{unused[0]}'.")
     _warn_of_torn_groups(folds, samples)
     return [list(fold) for fold in folds]
 
@@ -111,4 +111,4 @@ def _warn_of_torn_groups(folds: Sequence[Sequence[str]], samples: Mapping[str, S
                 places[group].add(number)
     torn = [group for group, found in places.items() if len(found) > 1]
     if torn:
-        warnings.warn(f"The given folds tear {len(torn)} group(s) apart, as '{torn[0]}'.", UserWarning, stacklevel=4)
+        warnings.warn(f"The given folds split {len(torn)} group(s), such as '{torn[0]}'.", UserWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""Lists of samples from folders, as ``TaskCreator.find_data`` takes them. All orders are those of the names."""
+"""Lists of samples from folders, as ``TaskCreator.find_data`` takes them, sorted by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SampleList = list[dict[Modality, Any]]
 def images_below(root: Path) -> list[Path]:
     """All image files in a folder, at any depth; hidden files and folders are left out."""
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}.")
+        raise DataError(f"The folder {root} does not exist.")
     found = (path for path in root.rglob("*") if path.is_file() and is_image(path))
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
@@ -31,10 +31,10 @@ def get_iterator_and_mapping_from_image_dataset(
     without suffix; ``dup_id_flag`` puts the class before it (default: where ids would not be unique).
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}.")
+        raise DataError(f"The folder {root} does not exist.")
     names = list(classes) if classes is not None else sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
     if not names:
-        raise DataError(f"{root} has no folders; one is expected for each class.")
+        raise DataError(f"{root} must contain one folder per class, but it has no folders.")
     found = [
         (index, name, path, path.relative_to(root / name).with_suffix("").as_posix())
         for index, name in enumerate(names)

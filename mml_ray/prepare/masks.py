@@ -1,4 +1,4 @@
-"""Masks: which classes are in them, and how coloured ones become class numbers."""
+"""The classes in masks, and the conversion of colored masks to class numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mml_ray.prepare.checks.stats import in_threads
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, IGNORE_INDEX, Modality
 from mml_ray.tasks.classes import Sample
 
-#: a colour, or a grey value in a tuple of one
-Colour = tuple[int, ...]
+#: a color, or a gray value in a tuple of one
+Color = tuple[int, ...]
 
 
 def mask_values(mask: Pixels, source: Path | str) -> tuple[int, ...]:
@@ -25,8 +25,8 @@ def mask_values(mask: Pixels, source: Path | str) -> tuple[int, ...]:
     if mask.dtype != np.uint8:
         if mask.dtype.kind not in "bui" or (mask.size and int(mask.max()) > 255):
             raise BrokenSampleError(
-                f"The mask {source} holds values that are no class numbers from 0 to 254 ({mask.dtype}, up to {mask.max()}). "
-                "Masks of single objects have to be reduced to classes first."
+                f"The mask {source} holds values up to {mask.max()} ({mask.dtype}); class numbers are 0 to 254. Masks that number objects "
+                "must be reduced to classes first."
             )
         mask = mask.astype(np.uint8)
     counts = cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256])
@@ -53,38 +53,38 @@ def _values_of(folder: Path, entry: str) -> tuple[int, ...]:
 
 def transform_masks(
     masks: Sequence[Path],
-    transform: Mapping[Colour, int],
+    transform: Mapping[Color, int],
     *,
     labels_folder: Path,
     load: str = "rgb",
-    ignore: Iterable[Colour] = (),
+    ignore: Iterable[Color] = (),
     workers: int | None = None,
 ) -> list[Path]:
-    """Write each mask anew, every colour (or grey value) replaced by its class, ``ignore``-d ones by 255.
+    """Rewrite each mask, every color (or gray value) replaced by its class, ``ignore``-d ones by 255.
 
-    The results lie below ``labels_folder/transformed_masks`` under the same relative paths, as PNG. A colour without a class
-    raises :class:`DataError` naming file and colour.
+    The results lie below ``labels_folder/transformed_masks`` under the same relative paths, as PNG. A color without a class
+    raises :class:`DataError` naming file and color.
     """
     channels = {"rgb": 3, "grayscale": 1}.get(load)
     if channels is None:
-        raise MMLMisconfigurationException(f"transform_masks can load as rgb or grayscale, not {load!r}.")
-    table = {_key(colour, channels): _class_number(number) for colour, number in transform.items()}
-    table |= {_key(colour, channels): IGNORE_INDEX for colour in ignore}
+        raise MMLMisconfigurationException(f"transform_masks can load masks as rgb or grayscale, got {load!r}.")
+    table = {_key(color, channels): _class_number(number) for color, number in transform.items()}
+    table |= {_key(color, channels): IGNORE_INDEX for color in ignore}
     job = partial(_transform_one, table=table, labels_folder=labels_folder, channels=channels)
     return in_threads(job, list(masks), workers=workers, what="masks")
 
 
 def _class_number(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 254:
-        raise MMLMisconfigurationException(f"A class number in a mask has to be an integer from 0 to 254, got {number!r}.")
+        raise MMLMisconfigurationException(f"A class number in a mask must be an integer from 0 to 254, got {number!r}.")
     return number
 
 
-def _key(colour: Colour, channels: int) -> int:
-    if len(colour) != channels or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
-        raise MMLMisconfigurationException(f"{colour!r} is no colour: {channels} integer(s) from 0 to 255 are needed.")
+def _key(color: Color, channels: int) -> int:
+    if len(color) != channels or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+        raise MMLMisconfigurationException(f"A color must be {channels} integer(s) from 0 to 255, got {color!r}.")
     key = 0
-    for value in colour:
+    for value in color:
         key = key * 256 + value
     return key
 
@@ -98,8 +98,8 @@ def _transform_one(path: Path, *, table: Mapping[int, int], labels_folder: Path,
     found, inverse = np.unique(keys, return_inverse=True)
     unknown = [int(key) for key in found if int(key) not in table]
     if unknown:
-        colour = tuple(unknown[0] >> shift & 255 for shift in (16, 8, 0)[-channels:])
-        raise DataError(f"The mask {path} has the colour {colour}, which no class was given for (and {len(unknown) - 1} more).")
+        color = tuple(unknown[0] >> shift & 255 for shift in (16, 8, 0)[-channels:])
+        raise DataError(f"The mask {path} has the color {color}, for which no class was given (and {len(unknown) - 1} more).")
     classes = np.array([table[int(key)] for key in found], np.uint8)[inverse].reshape(keys.shape)
     result = labels_folder / "transformed_masks" / path.relative_to(labels_folder).with_suffix(".png")
     write_png(result, classes)

@@ -32,7 +32,7 @@ def check_preprocessed(root: DataRoot, names: Iterable[str], *, preprocessing: s
 
     Raises:
         MMLMisconfigurationException: the id stands for other steps in the data root.
-        DataError: a task was created anew after it was preprocessed.
+        DataError: a task was recreated after it was preprocessed.
     """
     index = root.index()
     stored = [base for base in dict.fromkeys(parse(name).base for name in names) if preprocessing in index.get(base, {})]
@@ -42,7 +42,7 @@ def check_preprocessed(root: DataRoot, names: Iterable[str], *, preprocessing: s
     for name in stored:
         if _has_changed(root, name, preprocessing):
             raise DataError(
-                f"Task '{name}' was created anew after it was preprocessed with '{preprocessing}': its folds or labels there are "
+                f"Task '{name}' was recreated after it was preprocessed with '{preprocessing}': its folds or labels there are "
                 f"outdated. Run: mml-ray pp task_list=[{name}] preprocessing={preprocessing}"
             )
 
@@ -97,7 +97,7 @@ def raw_description(root: DataRoot, name: str) -> TaskDescription:
     """The description of the raw data of ``name``; :class:`TaskNotFoundError` where only preprocessed data is left."""
     relative = root.index().get(name, {}).get(NO_PREPROCESSING)
     if relative is None:
-        raise TaskNotFoundError(f"Task '{name}' has no raw data in {root.path}, so it cannot be preprocessed. Create it anew.")
+        raise TaskNotFoundError(f"Task '{name}' has no raw data in {root.path}, so it cannot be preprocessed. Create it again.")
     return TaskDescription.load(root.path / relative)
 
 
@@ -122,7 +122,7 @@ def describe_preprocessed(
     """Describe the task in this preprocessing: its raw description, with sizes and statistics of the images as they are now.
 
     ``image_of`` gives the preprocessed image of an entry, ``[H, W, 3]`` uint8. All images must be there: from now on the task is
-    taken to be complete. Tagged variants are made from this description when somebody needs them.
+    taken to be complete. Tagged variants are made from this description when a run needs them.
     """
     from mml_ray.prepare.checks.stats import ImageFacts, in_threads, summarize  # loads OpenCV
 

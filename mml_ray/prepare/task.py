@@ -27,12 +27,12 @@ from mml_ray.prepare import folds as fold_rules
 from mml_ray.prepare.checks.facts import load_facts, save_facts
 from mml_ray.prepare.checks.integrity import IntegrityReport, check_integrity
 from mml_ray.prepare.checks.samples import SampleCheck, Verdict, check_classes, check_samples
-from mml_ray.prepare.checks.stats import scan_images, summarize
+from mml_ray.prepare.checks.stats import ImageFacts, scan_images, summarize
 from mml_ray.prepare.context import current, default_workers
 from mml_ray.prepare.verifiers import MODALITY_VERIFIER_MAP
 from mml_ray.store.data_root import writing
 from mml_ray.tasks.attributes import DataSplit, Keyword, License, Modality, RGBInfo, Sizes, TaskType
-from mml_ray.tasks.classes import class_names, count_classes
+from mml_ray.tasks.classes import Sample, class_names, count_classes
 from mml_ray.tasks.description import TaskDescription, description_file_name
 
 __all__ = ["MODALITY_VERIFIER_MAP", "TaskCreator", "TaskCreatorState"]
@@ -44,7 +44,7 @@ _FORBIDDEN = " %+?"
 
 
 class TaskCreatorState(IntEnum):
-    """How far a creation is."""
+    """The steps of a creation that are done."""
 
     INIT = 0
     DATA_FOUND = 1
@@ -93,7 +93,9 @@ class TaskCreator:
         keywords: Sequence[Keyword] = (),
     ) -> None:
         if not name or any(letter in name for letter in _FORBIDDEN) or name == "_TOP_LEVEL_":
-            raise MMLMisconfigurationException(f"A task cannot be called {name!r}: no blanks, %, + and ?, and not _TOP_LEVEL_.")
+            raise MMLMisconfigurationException(
+                f"The name of a task must not be empty or _TOP_LEVEL_, nor contain blanks, %, + or ?, got {name!r}."
+            )
         self.dset_path = dset_path
         self.state = TaskCreatorState.INIT
         self.task = TaskDescription(
@@ -111,7 +113,7 @@ class TaskCreator:
         self._loaded_from: Path | None = None
         self.protocol("Started creation of the task.")
 
-    # -- small things --------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
     def protocol(self, message: str) -> None:
         """Note a step in the creation protocol of the description."""
         self.task.creation_protocol += f"{message} @ {datetime.now():%d/%m/%Y %H:%M:%S}; "
@@ -136,7 +138,7 @@ class TaskCreator:
         unlabeled_iterator: Iterable[Mapping[Any, Any]] | None = None,
         idx_to_class: Mapping[int, str] | None = None,
     ) -> None:
-        """Take over and verify samples: mappings from modality to entry, each with a ``Modality.SAMPLE_ID`` unique in its split.
+        """Verify samples and add them to the task: mappings from modality to entry, each with a ``Modality.SAMPLE_ID`` unique in its split.
 
         Files may be absolute or relative to the dataset folder, they are stored relative to it. Training and test samples need
         the modalities that the task type requires, and ``idx_to_class`` where there are classes. All files are read, in threads.
@@ -177,7 +179,9 @@ class TaskCreator:
             return
         missing = [name for name, count in self.task.class_occ.items() if count == 0]
         if missing:
-            warnings.warn(f"Task '{self.task.name}' has no training sample of: {', '.join(missing)}.", UserWarning, stacklevel=4)
+            warnings.warn(
+                f"Task '{self.task.name}' has no training samples of the classes {', '.join(missing)}.", UserWarning, stacklevel=4
+            )
 
     @_step(lambda state: state == TaskCreatorState.INIT, TaskCreatorState.STATS_SET)
     def load_existent(self, task_path: Path) -> None:
@@ -198,7 +202,7 @@ class TaskCreator:
         fold_0_fraction: float | None = None,
         seed: int = 42,
     ) -> None:
-        """Deal the training samples into folds (:func:`mml_ray.prepare.folds.split_folds`).
+        """Split the training samples into folds (:func:`mml_ray.prepare.folds.split_folds`).
 
         What is not given comes from the running creation (``mode.n_folds``, ``mode.ensure_balancing``), else is 5 and true.
         """
@@ -224,7 +228,7 @@ class TaskCreator:
 
     @_step(lambda state: TaskCreatorState.DATA_FOUND <= state < TaskCreatorState.FINISHED, TaskCreatorState.FOLDS_SPLIT)
     def use_existing_folds(self, folds: Sequence[Sequence[str]]) -> None:
-        """Take folds as they are: two or more, disjoint, together all training samples. Broken samples that were left out may be
+        """Use given folds: two or more, disjoint, together all training samples. Broken samples that were left out may be
         in them."""
         gone = {sample_id for split, sample_id in self.verdict.skipped if split == DataSplit.FULL_TRAIN}
         kept = [[sample_id for sample_id in fold if sample_id not in gone] for fold in folds]
@@ -234,28 +238,22 @@ class TaskCreator:
     # -- step 3 --------------------------------------------------------------------------------------------------------
     @_step(lambda state: TaskCreatorState.FOLDS_SPLIT <= state < TaskCreatorState.FINISHED, TaskCreatorState.STATS_SET)
     def infer_stats(self) -> None:
-        """Sizes, channel means and standard deviations of the training images (of the unlabelled ones where there are none)."""
+        """Sizes, channel means and standard deviations of the training images (where there are none, of the unlabeled or test images)."""
         pool = self.task.train_samples or self.task.unlabeled_samples or self.task.test_samples
-        entries = [sample[Modality.IMAGE] for sample in pool.values() if Modality.IMAGE in sample]
-        known = self.verdict.images
-        missing = [entry for entry in dict.fromkeys(entries) if entry not in known]
-        if missing:
-            found = scan_images([self.dset_path / entry for entry in missing], workers=self._workers)
-            known = {**known, **dict(zip(missing, found, strict=True))}
-        stats = summarize(known[entry] for entry in entries)
+        stats = summarize(self._facts_of_images(pool))
         self.task.means, self.task.stds, self.task.sizes = stats.means, stats.stds, stats.sizes
         self.protocol("Inferred statistics")
 
     @_step(lambda state: TaskCreatorState.FOLDS_SPLIT <= state < TaskCreatorState.FINISHED, TaskCreatorState.STATS_SET)
     def set_stats(self, *, means: RGBInfo, stds: RGBInfo, sizes: Sizes) -> None:
-        """Take statistics as they are given."""
+        """Use given statistics."""
         self.task.means, self.task.stds, self.task.sizes = means, stds, sizes
         self.protocol("Set statistics")
 
     # -- step 4 --------------------------------------------------------------------------------------------------------
     @_step(lambda state: state == TaskCreatorState.STATS_SET, TaskCreatorState.FINISHED)
     def push_and_test(self) -> Path:
-        """Check the whole, write the description and read it back; returns its path."""
+        """Check the task, write its description and read it back; returns the path."""
         self._check_counts()
         report = self.check_integrity()
         context = current()
@@ -276,16 +274,23 @@ class TaskCreator:
         return self.path
 
     def check_integrity(self) -> IntegrityReport:
-        """Look for images and groups that are in several places; reads images only if they were not read before."""
-        if self.verdict.images:
-            digests = {entry: facts.digest for entry, facts in self.verdict.images.items()}
-            return check_integrity(self.task, digests=digests)
-        return check_integrity(self.task, dset_path=self.dset_path, workers=self._workers)
+        """Look for images and groups that occur in several splits or folds."""
+        for pool in (self.task.train_samples, self.task.test_samples, self.task.unlabeled_samples):
+            self._facts_of_images(pool)
+        return check_integrity(self.task, {entry: facts.digest for entry, facts in self.verdict.images.items()})
+
+    def _facts_of_images(self, pool: Mapping[str, Sample]) -> list[ImageFacts]:
+        """The facts of the image of each sample; images that were not read by :meth:`find_data` are read now."""
+        known = self.verdict.images
+        entries = [sample[Modality.IMAGE] for sample in pool.values() if Modality.IMAGE in sample]
+        missing = [entry for entry in dict.fromkeys(entries) if entry not in known]
+        known.update(zip(missing, scan_images([self.dset_path / entry for entry in missing], workers=self._workers), strict=True))
+        return [known[entry] for entry in entries]
 
     def _check_counts(self) -> None:
         task = self.task
         if task.name == "default":
-            raise MMLMisconfigurationException("The task needs a name of its own, 'default' is none.")
+            raise MMLMisconfigurationException("A task must have a name of its own, got 'default'.")
         if task.train_samples and set(class_names(task.idx_to_class)) != set(task.class_occ):
             raise DataError(
                 f"Task '{task.name}' counts the classes {sorted(task.class_occ)}, but has {class_names(task.idx_to_class)}."
@@ -297,7 +302,7 @@ class TaskCreator:
                 raise DataError(f"Task '{task.name}' counts {total} classes in {whole} training samples.")
 
     def auto_complete(self) -> Path:
-        """Do all steps that are left, with their defaults."""
+        """Do all steps that are left, with default arguments."""
         if self.state == TaskCreatorState.INIT:
             raise InvalidTransitionError("auto_complete needs data: call find_data or load_existent first.")
         if self.state == TaskCreatorState.DATA_FOUND:

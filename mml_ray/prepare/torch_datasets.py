@@ -37,7 +37,9 @@ def extract_dataset(
     """
     unknown = set(datasets) - set(KINDS)
     if unknown or not datasets:
-        raise MMLMisconfigurationException(f"Datasets are given as {', '.join(KINDS)}; got {', '.join(datasets) or 'none'}.")
+        raise MMLMisconfigurationException(
+            f"The keys of datasets must be among {', '.join(KINDS)}, got {', '.join(datasets) or 'none'}."
+        )
     wanted, supported = kind_of(task_type), (Modality.CLASS, Modality.MASK)
     if wanted.target not in supported and not wanted.unlabelled and set(datasets) != {"unlabeled"}:
         raise MMLMisconfigurationException(
@@ -74,7 +76,7 @@ def _files(
 ) -> list[tuple[str, Pixels]]:
     """The files of one sample, as (relative path, pixels)."""
     image, target = _take_apart(sample, kind, task_type)
-    pixels = _pixels(_as_colours(image), f"{kind} sample {stem}")
+    pixels = _pixels(_as_colors(image), f"{kind} sample {stem}")
     target_kind = kind_of(task_type)
     if kind == "unlabeled" or target_kind.unlabelled:
         return [(f"{kind}_data/{stem}.png", pixels)]
@@ -94,14 +96,14 @@ def _take_apart(sample: Any, kind: str, task_type: TaskType) -> tuple[Any, Any]:
         return sample[Modality.IMAGE], sample.get(target) if target is not None else None
     if isinstance(sample, tuple | list):
         if kind != "unlabeled" and target is not None and len(sample) != 2:
-            raise DataError(f"A {kind} sample has to be (image, target), got {len(sample)} parts.")
+            raise DataError(f"A {kind} sample must be (image, target), got {len(sample)} parts.")
         return sample[0], sample[1] if len(sample) > 1 else None
     if kind != "unlabeled" and target is not None:
-        raise DataError(f"A {kind} sample has to be (image, target), got {type(sample).__name__}.")
+        raise DataError(f"A {kind} sample must be (image, target), got {type(sample).__name__}.")
     return sample, None
 
 
-def _as_colours(image: Any) -> Any:
+def _as_colors(image: Any) -> Any:
     """A PIL image in a mode that arrays show as it looks; floats are left to be refused."""
     if not _is_pillow(image) or image.mode in ("RGB", "L", "I;16", "F"):
         return image
@@ -123,5 +125,5 @@ def _pixels(image: Any, what: str) -> Pixels:
     array: Pixels = np.asarray(image)
     if array.dtype not in (np.uint8, np.uint16) or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         found = f"{type(image).__name__} {array.shape} {array.dtype}"
-        raise DataError(f"The {what} is neither a PIL image nor a uint8 array [H, W] or [H, W, 3], but {found}.")
+        raise DataError(f"The {what} must be a PIL image or a uint8 array [H, W] or [H, W, 3], got {found}.")
     return array

@@ -1,4 +1,4 @@
-"""Tagged tasks, made when somebody needs them."""
+"""Tagged tasks, created when a run needs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ensure_task(data_root: DataRoot, name: str, preprocessing: str = NO_PREPROCE
     """The description of ``name`` in this preprocessing (raw, if its base has none); a tagged variant is made if need be.
 
     Each tag is applied to what stands before it, and every step is stored, so the longest prefix that exists is built upon. A
-    variant of an older version of its base is made anew. Runs that need the same variant at once wait for one another.
+    variant of an older version of its base is recreated. Runs that need the same variant at once wait for one another.
     """
     prefixes = tags.check(name).prefixes()
     data_root.description_path(prefixes[0], preprocessing)  # raises if the base is not there
@@ -94,7 +94,7 @@ def _make(root: DataRoot, base: str, variant: str, *, preprocessing: str) -> Non
     base_path = _stored(root, base, preprocessing)
     if base_path is None:
         raise TaskNotFoundError(
-            f"'{variant}' is derived from raw data, but '{base}' is only stored preprocessed. Create it anew."
+            f"'{variant}' is derived from raw data, but '{base}' is only stored preprocessed. Create '{base}' again."
         )
     description = TaskDescription.load(base_path)
     if description.kind.labels_in_files:

@@ -28,14 +28,14 @@ class VerifierContext:
     def relative(self, value: Any, what: str) -> str:
         """The path of a file of the dataset, relative to its folder; raises if it lies outside or is not there."""
         if not isinstance(value, str | Path):
-            raise DataError(f"A {what} has to be a path, got {value!r}.")
+            raise DataError(f"A {what} must be a path, got {value!r}.")
         path = self.dset_path / value
         try:
             relative = path.relative_to(self.dset_path)
         except ValueError:
-            raise DataError(f"The {what} {path} lies outside of its dataset {self.dset_path}.") from None
+            raise DataError(f"The {what} {path} must lie within its dataset {self.dset_path}.") from None
         if ".." in relative.parts:
-            raise DataError(f"The {what} {path} lies outside of its dataset {self.dset_path}.")
+            raise DataError(f"The {what} {path} must lie within its dataset {self.dset_path}.")
         if not path.is_file():
             raise BrokenSampleError(f"The {what} {path} does not exist.")
         return relative.as_posix()
@@ -64,7 +64,7 @@ def verify_image(value: Any, context: VerifierContext) -> Verified:
 
 
 def verify_mask(value: Any, context: VerifierContext) -> Verified:
-    """A grey file whose values, 255 apart, all have a class; or the token of an empty mask."""
+    """A gray file in which every value but 255 has a class; or the token of an empty mask."""
     if value == EMPTY_MASK_TOKEN:
         return Verified(EMPTY_MASK_TOKEN, present=(0,))
     entry = context.relative(value, "mask")
@@ -74,8 +74,8 @@ def verify_mask(value: Any, context: VerifierContext) -> Verified:
     unknown = [found for found in present if found not in context.idx_to_class]
     if unknown:
         raise BrokenSampleError(
-            f"The mask {path} holds the value {unknown[0]}, which is no class. Classes: "
-            f"{_listed(context.idx_to_class)}; 255 is ignored."
+            f"The mask {path} holds the value {unknown[0]}, which is not a class index. Allowed are "
+            f"{_listed(context.idx_to_class)}, and 255 for pixels to ignore."
         )
     return Verified(entry, size=(mask.shape[0], mask.shape[1]), present=present)
 
@@ -88,21 +88,19 @@ def verify_class(value: Any, context: VerifierContext) -> Verified:
 def verify_classes(value: Any, context: VerifierContext) -> Verified:
     """Any number of raw class indices."""
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
-        raise DataError(f"Classes have to be a list of indices, got {value!r}.")
+        raise DataError(f"Classes must be a list of indices, got {value!r}.")
     return Verified(sorted({_index(part, context) for part in value}))
 
 
 def verify_soft_classes(value: Any, context: VerifierContext) -> Verified:
     """One probability for each raw class index, in ascending order of the indices."""
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
-        raise DataError(f"Soft classes have to be a list of probabilities, got {value!r}.")
+        raise DataError(f"Soft classes must be a list of probabilities, got {value!r}.")
     found = [_number(part) for part in value]
     if len(found) != len(context.idx_to_class):
-        raise DataError(
-            f"Soft classes have to be {len(context.idx_to_class)} probabilities, one for each class, got {len(found)}."
-        )
+        raise DataError(f"Soft classes must be {len(context.idx_to_class)} probabilities, one for each class, got {len(found)}.")
     if not all(0 <= part <= 1 for part in found):
-        raise DataError(f"Soft classes have to lie between 0 and 1, got {found}.")
+        raise DataError(f"Soft classes must lie between 0 and 1, got {found}.")
     return Verified(found)
 
 
@@ -110,29 +108,29 @@ def verify_value(value: Any, context: VerifierContext) -> Verified:
     """A finite number; between the smallest and the largest key of ``idx_to_class`` if there is one."""
     number = _number(value)
     if not math.isfinite(number):
-        raise DataError(f"A value has to be a finite number, got {value!r}.")
+        raise DataError(f"A value must be a finite number, got {value!r}.")
     keys = context.idx_to_class
     if keys and not min(keys) <= number <= max(keys):
-        raise DataError(f"The value {number} lies outside of {min(keys)} to {max(keys)}, the range of idx_to_class.")
+        raise DataError(f"A value must lie between {min(keys)} and {max(keys)}, the range of idx_to_class, got {number}.")
     return Verified(number)
 
 
 def verify_group(value: Any, context: VerifierContext) -> Verified:
     """What a sample must not be separated from: a patient, a video, a slide."""
     if value is None or not str(value):
-        raise DataError("A group has to be a non-empty text; leave it out for a sample that stands alone.")
+        raise DataError("A group must be a non-empty text. Leave it out for a sample without a group.")
     return Verified(str(value))
 
 
 def _index(value: Any, context: VerifierContext) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) not in context.idx_to_class:
-        raise DataError(f"{value!r} is no class index; there are: {_listed(context.idx_to_class)}.")
+        raise DataError(f"{value!r} is not a class index. Allowed are {_listed(context.idx_to_class)}.")
     return int(value)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise DataError(f"{value!r} is no number.")
+        raise DataError(f"{value!r} is not a number.")
     return float(value)
 
 

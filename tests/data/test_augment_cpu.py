@@ -159,7 +159,9 @@ def test_wrong_steps_are_refused(step: dict[str, Any], said: str) -> None:
 def test_steps_that_leave_no_bytes_are_refused(name: str) -> None:
     augment = build_cpu({"backend": "albumentations", "pipeline": [{"name": name, "p": 1.0}]})
     assert augment is not None
-    with pytest.raises(MMLMisconfigurationException, match=f"The steps {name} make .*augmentations.normalization says how"):
+    with pytest.raises(
+        MMLMisconfigurationException, match=f"The steps {name} turn an image into .*augmentations.normalization says how"
+    ):
         augment(sample(), 1)
 
 

@@ -224,9 +224,9 @@ def test_labels_are_mapped_from_sparse_raw_indices() -> None:
 @pytest.mark.parametrize(
     ("modality", "entry", "said"),
     [
-        ("class", 5, "5 is none of the task's: 0, 3, 7, 9"),
+        ("class", 5, "5 is not a class index of the task. Allowed are 0, 3, 7, 9"),
         ("class", None, "None"),
-        ("classes", [0, 5], "5 is none"),
+        ("classes", [0, 5], "5 is not a class index"),
         ("classes", 3, "list"),
         ("soft_classes", [0.1, 0.9], "4 probabilities"),
         ("soft_classes", [0.1, 0.2, 0.3, 1.4], "between 0 and 1"),

@@ -82,7 +82,10 @@ def test_a_class_with_fewer_samples_than_folds_is_named(place: Place, tmp_path: 
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [((), "source.path is missing"), (("source.path=nowhere",), r"source\.path=.*nowhere: there is no such")],
+    [
+        ((), "source.path is missing"),
+        (("source.path=nowhere",), r"source\.path must be an existing file or folder, got .*nowhere"),
+    ],
 )
 def test_raw_data_that_is_not_there_is_found_before_the_start(place: Place, given: tuple[str, ...], said: str) -> None:
     code, output = place.call("create", "tasks=from_folder", "source.name=pets", *given)

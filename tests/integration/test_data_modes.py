@@ -349,7 +349,7 @@ def test_pp_repeated_killed_or_after_a_new_creation(here: Here, capsys: pytest.C
     raw_path.unlink()
     here.run(*own(source, "mode.n_folds=4"))
     os.utime(raw_path)
-    _refused(here, (*TRAIN, "proj=old"), capsys, "created anew after it was preprocessed", "mml-ray pp task_list=[own]")
+    _refused(here, (*TRAIN, "proj=old"), capsys, "recreated after it was preprocessed", "mml-ray pp task_list=[own]")
     here.run(*PP)
     assert here.root.description("own", "size32").n_folds == 4
     shutil.rmtree(here.data / "RAW")
@@ -549,7 +549,7 @@ def test_clean_deletes_what_the_node_has_cached(here: Here) -> None:
     here.run(*ask)  # caches have to be asked for
     assert len(list(base.iterdir())) == 3
     claim = Claim(base / "mine")
-    assert claim.take()
+    assert claim.acquire()
     here.run(*ask, "mode.subroutines=[cache]")
     assert {path.name for path in base.iterdir()} == {"mine", "elsewhere"}  # the one is being filled, the other of another root
     claim.release()

@@ -101,7 +101,7 @@ def test_a_single_folder_around_everything_can_be_left_out(tmp_path: Path, folde
 def test_several_archives_share_a_folder_unless_their_files_collide(tmp_path: Path, folder: Path) -> None:
     extract(DataArchive(zip_of(tmp_path / "1.zip", {"a/1.txt": b"1"})), folder)
     extract(DataArchive(zip_of(tmp_path / "2.zip", {"a/2.txt": b"2"})), folder)
-    with pytest.raises(ArchiveError, match=r"entry 'a/2.txt': .* is already there"):
+    with pytest.raises(ArchiveError, match=r"entry 'a/2.txt': .* already exists"):
         extract(DataArchive(zip_of(tmp_path / "3.zip", {"a/0.txt": b"0", "a/2.txt": b"3"})), folder)
     assert files_below(folder) == {"a/1.txt": b"1", "a/2.txt": b"2"}
 
@@ -186,11 +186,11 @@ def test_links_in_tars_are_refused(tmp_path: Path, folder: Path, kind: bytes) ->
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_devices_in_tars_are_refused(tmp_path: Path, folder: Path, kind: bytes) -> None:
-    refused(DataArchive(special_tar(tmp_path / "x.tar", kind)), folder, "'evil': it is no plain file")
+    refused(DataArchive(special_tar(tmp_path / "x.tar", kind)), folder, "'evil': it is not a plain file")
 
 
 @pytest.mark.parametrize(
-    ("mode", "message"), [(stat.S_IFLNK, "it is a link"), (stat.S_IFCHR, "no plain file"), (stat.S_IFIFO, "no plain")]
+    ("mode", "message"), [(stat.S_IFLNK, "it is a link"), (stat.S_IFCHR, "not a plain file"), (stat.S_IFIFO, "not a plain")]
 )
 def test_links_and_devices_in_zips_are_refused(tmp_path: Path, folder: Path, mode: int, message: str) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -210,7 +210,7 @@ def test_links_in_folders_are_refused(tmp_path: Path, folder: Path) -> None:
         extract(DataArchive(source), folder)
     (source / "evil").unlink()
     os.mkfifo(source / "pipe")
-    with pytest.raises(ArchiveError, match="'scans/pipe': it is no plain file"):
+    with pytest.raises(ArchiveError, match="'scans/pipe': it is not a plain file"):
         extract(DataArchive(source), folder)
     assert list(folder.parent.iterdir()) == []
 
@@ -288,9 +288,9 @@ def test_checksums(tmp_path: Path, folder: Path) -> None:
     path = zip_of(tmp_path / "x.zip", {"a": b"1"})
     with pytest.raises(DataError, match="md5 checksum .* expected is 0000"):
         extract(DataArchive(path, md5sum="0" * 32), folder)
-    with pytest.raises(MMLMisconfigurationException, match="is no md5"):
+    with pytest.raises(MMLMisconfigurationException, match="is not an md5"):
         extract(DataArchive(path, md5sum="abc"), folder)
-    with pytest.raises(MMLMisconfigurationException, match="is a folder"):
+    with pytest.raises(MMLMisconfigurationException, match="must not be given for a folder"):
         extract(DataArchive(tmp_path, md5sum="0" * 32), folder)
     with pytest.raises(DataError, match="does not exist"):
         extract(DataArchive(tmp_path / "none.zip"), folder)
@@ -361,4 +361,4 @@ def test_rar_is_checked_before_and_after(tmp_path: Path, folder: Path, monkeypat
     refused(archive, other, "cannot be unpacked")
     fake_unrar(tmp_path, entry("harmless"))
     (tmp_path / "content" / "link").symlink_to("/etc/passwd")
-    refused(archive, other, "'link': it is no plain file")
+    refused(archive, other, "'link': it is not a plain file")

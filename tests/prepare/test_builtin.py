@@ -67,7 +67,7 @@ def test_ready_creators_need_their_archive(tmp_path: Path) -> None:
     for name in ("mednist6", "nuclei", "bccd"):
         with pytest.raises(MMLMisconfigurationException, match="source.path is missing: the archive"):
             create_dataset(name, context(tmp_path))
-        with pytest.raises(DataError, match="there is no such file"):
+        with pytest.raises(DataError, match="must be an existing file or folder"):
             create_dataset(name, context(tmp_path, source={"path": str(tmp_path / "none.zip")}))
 
 

@@ -121,7 +121,7 @@ def test_unknown_names(asked: CreationContext) -> None:
         dataset_of_task("digit")
     with pytest.raises(UnknownNameError, match="register_dsetcreator"):
         create_dataset("nothing", asked)
-    with pytest.raises(DataError, match="needs the dataset 'toy_dset', which is not in .* yet"):
+    with pytest.raises(DataError, match="needs the dataset 'toy_dset', which is missing or unfinished in"):
         create_task("toy", asked)
     with pytest.raises(MMLMisconfigurationException, match="source.path is missing: where the toy lies"):
         create_dataset("toy_dset", context(asked.data_root))
@@ -234,7 +234,7 @@ def test_a_killed_creation_is_never_believed_and_done_again(asked: CreationConte
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert (folder / "wip.txt").exists() and not root.is_complete("toy_dset")
-    with pytest.raises(DataError, match="is not in"):
+    with pytest.raises(DataError, match="is missing or unfinished"):
         create_task("toy", asked)
     (folder / "rest of the killed one").write_text("x")
     create_dataset("toy_dset", asked)

@@ -10,7 +10,7 @@ from PIL import Image
 from mml_ray.errors import ArchiveError, DataError, MMLMisconfigurationException, StorageError
 from mml_ray.imaging import read_image, read_mask
 from mml_ray.prepare.archives import DataKind
-from mml_ray.prepare.dataset import DSetCreator, being_made
+from mml_ray.prepare.dataset import DatasetUnderConstruction, DSetCreator
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import Modality, TaskType
 from tests.prepare.makers import files_below, picture, write, zip_of
@@ -43,7 +43,7 @@ def test_a_file_somebody_has_to_fetch(root: DataRoot) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "x" * 61])
 def test_names_that_cannot_be(root: DataRoot, name: str) -> None:
-    with pytest.raises(MMLMisconfigurationException, match="cannot be called"):
+    with pytest.raises(MMLMisconfigurationException, match="must be up to 60 letters"):
         DSetCreator(name, data_root=root)
 
 
@@ -52,13 +52,13 @@ def test_wrong_folders_and_missing_roots(root: DataRoot, tmp_path: Path) -> None
         DSetCreator("x")
     with pytest.raises(MMLMisconfigurationException, match="does not exist"):
         DSetCreator("x", data_root=root, download_path=tmp_path / "none")
-    with pytest.raises(MMLMisconfigurationException, match="starts with DSET_"):
+    with pytest.raises(MMLMisconfigurationException, match="must start with DSET_"):
         DSetCreator("x", data_root=root, dset_path=tmp_path / "none")
-    with pytest.raises(DataError, match="nothing to unpack"):
+    with pytest.raises(DataError, match="no archives to unpack"):
         DSetCreator("x", data_root=root).unpack_and_store()
-    with pytest.raises(DataError, match=r"source=.*none\.zip: there is no such file"):
+    with pytest.raises(DataError, match=r"source must be an existing file or folder, got .*none\.zip"):
         DSetCreator("x", data_root=root).use_source(tmp_path / "none.zip")
-    with pytest.raises(DataError, match="holds .*, to which it would be copied, itself included"):
+    with pytest.raises(DataError, match="must not contain the folder to which it is copied"):
         DSetCreator("x", data_root=root).use_source(root.path.parent)
 
 
@@ -75,18 +75,18 @@ def test_a_dataset_is_never_overwritten(root: DataRoot, tmp_path: Path) -> None:
     root.dataset_path("scans").mkdir(parents=True)
     creator = DSetCreator("scans", data_root=root)
     creator.use_source(zip_of(tmp_path / "a.zip", {"a.txt": b"1"}))
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="already exists"):
         creator.unpack_and_store()
     assert files_below(root.dataset_path("scans")) == {}
 
 
 def test_the_mark_is_there_while_a_dataset_is_being_made(root: DataRoot) -> None:
     folder = root.dataset_path("scans")
-    with being_made(folder), being_made(folder):
+    with DatasetUnderConstruction(folder), DatasetUnderConstruction(folder):
         assert not root.is_complete("scans")
         (folder / "x").write_text("x")
     assert root.is_complete("scans") and files_below(folder) == {"x": b"x"}
-    with pytest.raises(KeyboardInterrupt), being_made(root.dataset_path("other")):
+    with pytest.raises(KeyboardInterrupt), DatasetUnderConstruction(root.dataset_path("other")):
         raise KeyboardInterrupt
     assert not root.dataset_path("other").exists()
 
@@ -96,7 +96,7 @@ def test_a_root_without_permission_is_named(root: DataRoot, monkeypatch: pytest.
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "mkdir", denied)
-    with pytest.raises(StorageError, match="No permission to write .*RAW"), being_made(root.dataset_path("scans")):
+    with pytest.raises(StorageError, match="No permission to write .*RAW"), DatasetUnderConstruction(root.dataset_path("scans")):
         pass
 
 
@@ -181,13 +181,13 @@ def test_segmentation_and_mask_transformation(root: DataRoot) -> None:
 @pytest.mark.parametrize(
     ("datasets", "task_type", "message"),
     [
-        ({"train": []}, TaskType.CLASSIFICATION, "training, testing, unlabeled; got train"),
+        ({"train": []}, TaskType.CLASSIFICATION, "training, testing, unlabeled, got train"),
         ({}, TaskType.CLASSIFICATION, "got none"),
         ({"training": [(picture(), 0.5)]}, TaskType.REGRESSION, "not for regression"),
-        ({"training": [picture()]}, TaskType.CLASSIFICATION, r"has to be \(image, target\), got ndarray"),
+        ({"training": [picture()]}, TaskType.CLASSIFICATION, r"must be \(image, target\), got ndarray"),
         ({"training": [(picture(), 0, 1)]}, TaskType.CLASSIFICATION, "got 3 parts"),
         ({"training": [(picture(), 5)]}, TaskType.CLASSIFICATION, "has the class 5; 1 names"),
-        ({"training": [(picture() / 255.0, 0)]}, TaskType.CLASSIFICATION, r"neither a PIL image.*float64"),
+        ({"training": [(picture() / 255.0, 0)]}, TaskType.CLASSIFICATION, r"must be a PIL image.*float64"),
         ({"training": [(picture()[:, :, :2], 0)]}, TaskType.CLASSIFICATION, r"\(16, 20, 2\)"),
     ],
 )
@@ -207,5 +207,5 @@ def test_active_transforms_are_refused_unless_allowed(root: DataRoot) -> None:
 
 
 def test_transforming_masks_comes_last(root: DataRoot, tmp_path: Path) -> None:
-    with pytest.raises(MMLMisconfigurationException, match="comes after"):
+    with pytest.raises(MMLMisconfigurationException, match="after unpack_and_store"):
         DSetCreator("toy", data_root=root).transform_masks([write(tmp_path / "m.png", picture())], {})

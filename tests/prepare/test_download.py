@@ -108,7 +108,7 @@ def test_a_dataset_from_a_download(tmp_path: Path) -> None:
     with serving(archive) as behaviour:
         creator = DSetCreator("scans", data_root=DataRoot(tmp_path / "root"))
         creator.download(f"{behaviour.url}/s.zip", "s.zip", data_kind=dataset.DataKind.TRAINING_DATA)
-        with pytest.raises(DataError, match="is an archive of dataset 'scans' already"):
+        with pytest.raises(DataError, match="has already been added to dataset 'scans'"):
             creator.download(f"{behaviour.url}/s.zip", "s.zip")
         with pytest.raises(MMLMisconfigurationException, match="within the download folder"):
             creator.download(f"{behaviour.url}/s.zip", "../s.zip")

@@ -73,11 +73,11 @@ def test_without_balancing_only_the_sizes_are_alike() -> None:
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ([["s0", "s1", "s2", "s3"]], "At least two"),
+        ([["s0", "s1", "s2", "s3"]], "at least two"),
         ([["s0", "s1", "s2", "s3"], []], "Fold 1 has no samples"),
-        ([["s0", "s1"], ["s2", "s3", "s1"]], "twice, as 's1'"),
-        ([["s0", "s1"], ["s2", "s3", "x"]], "no training samples, as 'x'"),
-        ([["s0", "s1"], ["s2"]], "in no fold, as 's3'"),
+        ([["s0", "s1"], ["s2", "s3", "s1"]], "twice in the folds, such as 's1'"),
+        ([["s0", "s1"], ["s2", "s3", "x"]], "not training samples, such as 'x'"),
+        ([["s0", "s1"], ["s2"]], "in no fold, such as 's3'"),
     ],
 )
 def test_given_folds_have_to_be_a_partition(folds: list[list[str]], message: str) -> None:
@@ -86,7 +86,7 @@ def test_given_folds_have_to_be_a_partition(folds: list[list[str]], message: str
 
 
 def test_given_folds_that_tear_groups_warn() -> None:
-    with pytest.warns(UserWarning, match=r"tear 1 group\(s\) apart, as 'g0'"):
+    with pytest.warns(UserWarning, match=r"split 1 group\(s\), such as 'g0'"):
         check_existing_folds([["s0", "s1"], ["s2", "s3"]], {**labelled(4, groups=4), "s2": {"class": 0, "group": "g0"}})
 
 
@@ -94,11 +94,11 @@ def test_given_folds_that_tear_groups_warn() -> None:
 def test_integrity_finds_copies_and_torn_groups_across_places() -> None:
     task = builders.classification(20)
     digests = {s["image"]: s["image"] for s in [*task.train_samples.values(), *task.test_samples.values()]}
-    assert check_integrity(task, digests=digests) == IntegrityReport()
+    assert check_integrity(task, digests) == IntegrityReport()
     digests["testing_data/3.png"] = digests["training_data/7.png"] = "same"
     digests["training_data/0.png"] = digests["training_data/5.png"] = "fine"  # both are in fold 0
     task.train_samples["s0001"]["group"] = task.train_samples["s0002"]["group"] = "patient"
-    report = check_integrity(task, digests=digests)
+    report = check_integrity(task, digests)
     assert report.duplicated_images == 1 and report.duplicates == [["fold 2/s0007", "test/t3"]]
     assert report.torn_groups == 1 and report.groups == [["patient in fold 1", "patient in fold 2"]]
     assert not report.ok and len(report.lines()) == 2
@@ -107,6 +107,6 @@ def test_integrity_finds_copies_and_torn_groups_across_places() -> None:
 
 def test_examples_are_few_but_counts_are_whole() -> None:
     task = builders.classification(200)
-    report = check_integrity(task, digests={s["image"]: f"{n // 2}" for n, s in enumerate(task.train_samples.values())})
+    report = check_integrity(task, {s["image"]: f"{n // 2}" for n, s in enumerate(task.train_samples.values())})
     assert report.duplicated_images == 100 and len(report.duplicates) == 10
     assert len(report.lines()[0]) < 300

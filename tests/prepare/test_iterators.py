@@ -60,7 +60,7 @@ def test_flat_folders_and_missing_ones(tmp_path: Path) -> None:
         {Modality.SAMPLE_ID: "a.png", Modality.IMAGE: tmp_path / "u" / "a.png"}
     ]
     for call in (get_iterator_from_unlabeled_dataset, get_iterator_and_mapping_from_image_dataset):
-        with pytest.raises(DataError, match="no folder"):
+        with pytest.raises(DataError, match="does not exist"):
             call(tmp_path / "none")
-    with pytest.raises(DataError, match="one is expected for each class"):
+    with pytest.raises(DataError, match="must contain one folder per class"):
         get_iterator_and_mapping_from_image_dataset(tmp_path / "u")

@@ -18,7 +18,7 @@ def test_values_of_masks() -> None:
     assert mask_values(np.array([[0, 200]], np.uint16), "m") == (0, 200)
     assert mask_values(np.array([[True, False]]), "m") == (0, 1)
     for wrong in (np.array([[0, 256]], np.uint16), np.array([[0.5]])):
-        with pytest.raises(BrokenSampleError, match="no class numbers"):
+        with pytest.raises(BrokenSampleError, match="class numbers are 0 to 254"):
             mask_values(wrong, "m")
 
 
@@ -28,11 +28,11 @@ def test_classes_in_masks_leave_out_ignored_pixels(tmp_path: Path) -> None:
     assert classes_in_masks(samples, tmp_path) == {"a": [0, 2], "b": [0], "c": [0, 2]}
 
 
-def test_colours_become_classes(tmp_path: Path) -> None:
+def test_colors_become_classes(tmp_path: Path) -> None:
     labels = tmp_path / "training_labels"
-    colours = np.array([[RED, GREEN], [BLACK, WHITE]], np.uint8)
+    colors = np.array([[RED, GREEN], [BLACK, WHITE]], np.uint8)
     path = labels / "deep" / "x.bmp"
-    write(path, colours)
+    write(path, colors)
     new = transform_masks([path], {BLACK: 0, RED: 1, GREEN: 2}, labels_folder=labels, ignore=[WHITE])
     assert new == [labels / "transformed_masks" / "deep" / "x.png"]
     assert read_mask(new[0]).tolist() == [[1, 2], [0, 255]]
@@ -45,9 +45,9 @@ def test_grey_values_become_classes(tmp_path: Path) -> None:
     assert read_mask(new[0]).tolist() == [[0, 1, 1]]
 
 
-def test_unknown_colours_are_named(tmp_path: Path) -> None:
+def test_unknown_colors_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x.png", np.array([[RED, GREEN]], np.uint8))
-    with pytest.raises(DataError, match=r"x.png has the colour \(0, 255, 0\)"):
+    with pytest.raises(DataError, match=r"x.png has the color \(0, 255, 0\)"):
         transform_masks([path], {RED: 1}, labels_folder=tmp_path)
 
 
@@ -56,8 +56,8 @@ def test_unknown_colours_are_named(tmp_path: Path) -> None:
     [
         ({RED: 255}, "rgb", "0 to 254, got 255"),
         ({RED: True}, "rgb", "got True"),
-        ({(1, 2): 1}, "rgb", "no colour"),
-        ({(1, 2, 300): 1}, "rgb", "no colour"),
+        ({(1, 2): 1}, "rgb", "A color must be 3 integer"),
+        ({(1, 2, 300): 1}, "rgb", "A color must be 3 integer"),
         ({(1,): 1}, "hsv", "rgb or grayscale"),
     ],
 )

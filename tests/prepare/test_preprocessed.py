@@ -110,7 +110,7 @@ def test_a_task_that_was_created_anew_is_noticed(root: DataRoot) -> None:
     os.utime(raw, ns=(later, later))
     root.refresh()
     assert not is_described(root, "toy", "small")
-    with pytest.raises(DataError, match="'toy' was created anew .* mml-ray pp"):
+    with pytest.raises(DataError, match="'toy' was recreated .* mml-ray pp"):
         check_preprocessed(root, ["toy+nested?0"], preprocessing="small", pipeline=STEPS)
     raw.unlink()
     root.refresh()

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from mml_ray.errors import BrokenSampleError
-from mml_ray.prepare.checks.stats import ImageFacts, infer_stats, summarize
+from mml_ray.prepare.checks.stats import ImageFacts, scan_images, summarize
 from tests.prepare.makers import picture, write
 
 
 def test_statistics_are_those_of_the_pixels(tmp_path: Path) -> None:
     stack = [picture(n, size=(12 + n, 30 - n)) for n in range(6)]
-    stats = infer_stats([write(tmp_path / f"{n}.png", image) for n, image in enumerate(stack)], workers=2)
+    paths = [write(tmp_path / f"{n}.png", image) for n, image in enumerate(stack)]
+    stats = summarize(scan_images(paths, workers=2))
     scaled = [image.astype(np.float64) / 255 for image in stack]
     means = np.mean([image.mean(axis=(0, 1)) for image in scaled], axis=0)
     squares = np.sum([(image**2).mean(axis=(0, 1)) for image in scaled], axis=0)
@@ -40,4 +41,4 @@ def test_a_broken_image_ends_the_scan_with_its_name(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{n}.png", picture(n)) for n in range(20)]
     paths[7].write_bytes(paths[7].read_bytes()[:40])
     with pytest.raises(BrokenSampleError, match="7.png"):
-        infer_stats(paths, workers=2)
+        scan_images(paths, workers=2)

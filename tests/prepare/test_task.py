@@ -195,7 +195,7 @@ def test_an_existing_task_is_taken_up(dset: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a?b", "50%", "_TOP_LEVEL_"])
 def test_names_that_cannot_be(dset: Path, name: str) -> None:
-    with pytest.raises(MMLMisconfigurationException, match="cannot be called"):
+    with pytest.raises(MMLMisconfigurationException, match="The name of a task must not be"):
         TaskCreator(dset, name)
 
 
@@ -223,21 +223,21 @@ TWO = {0: "a", 1: "b"}
 @pytest.mark.parametrize(
     ("task_type", "entry", "message"),
     [
-        (CLS, {M.CLASS: 2}, "'s0' .*2 is no class index; there are: 0=a, 1=b"),
-        (CLS, {M.CLASS: True}, "True is no class index"),
-        (CLS, {M.CLASS: "a"}, "'a' is no class index"),
+        (CLS, {M.CLASS: 2}, "'s0' .*2 is not a class index. Allowed are 0=a, 1=b"),
+        (CLS, {M.CLASS: True}, "True is not a class index"),
+        (CLS, {M.CLASS: "a"}, "'a' is not a class index"),
         (CLS, {}, "'s0' of task 'toy' needs class and image"),
         (ML, {}, "needs classes and image or soft_classes and image"),
-        (ML, {M.CLASSES: [0, 9]}, "9 is no class index"),
+        (ML, {M.CLASSES: [0, 9]}, "9 is not a class index"),
         (ML, {M.CLASSES: "01"}, "list of indices"),
         (ML, {M.SOFT_CLASSES: [0.5]}, "2 probabilities, one for each class.*, got 1"),
         (ML, {M.SOFT_CLASSES: [0.5, 1.5]}, "between 0 and 1"),
-        (ML, {M.SOFT_CLASSES: [0.5, "x"]}, "'x' is no number"),
+        (ML, {M.SOFT_CLASSES: [0.5, "x"]}, "'x' is not a number"),
         (REG, {M.VALUE: float("nan")}, "finite"),
-        (REG, {M.VALUE: 1.5}, "outside of 0 to 1"),
-        (REG, {M.VALUE: "1"}, "'1' is no number"),
+        (REG, {M.VALUE: 1.5}, "between 0 and 1"),
+        (REG, {M.VALUE: "1"}, "'1' is not a number"),
         (CLS, {M.CLASS: 0, M.GROUP: ""}, "group"),
-        (CLS, {M.CLASS: 0, M.BBOX: 1}, "Nobody can verify the modality 'bbox'"),
+        (CLS, {M.CLASS: 0, M.BBOX: 1}, "The modality 'bbox' has no verifier"),
     ],
 )
 def test_d_tc_4_wrong_entries_raise_and_name_the_sample(
@@ -254,7 +254,7 @@ def test_d_tc_4_wrong_entries_raise_and_name_the_sample(
         (CLS, {0: "a", 1: "a"}, "at least two classes"),
         (CLS, {0: "a", "1": "b"}, "integers from 0"),
         (CLS, {0: "a", 1: 2}, "integers from 0"),
-        (TaskType.UNKNOWN, TWO, "needs a task type"),
+        (TaskType.UNKNOWN, TWO, "must have one of the task types"),
     ],
 )
 def test_wrong_class_mappings(dset: Path, task_type: TaskType, mapping: Any, message: str) -> None:
@@ -280,7 +280,7 @@ def test_ids_are_needed_and_unique_in_a_split(dset: Path) -> None:
 def test_files_have_to_be_in_the_dataset(dset: Path, tmp_path: Path) -> None:
     outside = write(tmp_path / "outside.png", picture())
     for wrong in (outside, "../../outside.png", dset / ".." / ".." / "outside.png"):
-        with pytest.raises(DataError, match="lies outside of its dataset"):
+        with pytest.raises(DataError, match="must lie within its dataset"):
             find(dset, REG, {M.VALUE: 1.0, M.IMAGE: wrong})
     find(dset, REG, {M.VALUE: 1.0, M.IMAGE: "0.png"})
 
@@ -294,8 +294,8 @@ def mask(dset: Path, values: Any, size: tuple[int, int] = (16, 20)) -> Path:
 @pytest.mark.parametrize(
     ("values", "size", "message"),
     [
-        ([0, 1, 3], (16, 20), "mask.png holds the value 3, which .*no class"),
-        ([0, 300], (16, 20), "mask.png holds values that are no class numbers"),
+        ([0, 1, 3], (16, 20), "mask.png holds the value 3, which is not a class index"),
+        ([0, 300], (16, 20), "mask.png holds values up to 300"),
         ([0, 1], (16, 16), r"differ in size: \(16, 20\) and \(16, 16\)"),
     ],
 )
@@ -323,7 +323,7 @@ def test_a_broken_image_is_named_or_left_out(dset: Path, tmp_path: Path) -> None
 
 def test_a_class_without_samples_warns_and_counts_zero(dset: Path) -> None:
     creator = TaskCreator(dset, "toy", task_type=CLS)
-    with pytest.warns(UserWarning, match="no training sample of: c"):
+    with pytest.warns(UserWarning, match="no training samples of the classes c"):
         creator.find_data(train_iterator=samples(dset, [{M.CLASS: n % 2} for n in range(20)]), idx_to_class={**TWO, 5: "c"})
     assert TaskDescription.load(creator.auto_complete()).class_occ == {"a": 10, "b": 10, "c": 0}
 
@@ -333,7 +333,10 @@ def test_too_few_samples_of_classes_are_all_listed(dset: Path) -> None:
     train, mapping = get_iterator_and_mapping_from_image_dataset(dset / "x")
     creator = TaskCreator(dset, "toy", task_type=CLS)
     creator.find_data(train_iterator=train, idx_to_class=mapping)
-    with pytest.raises(DataError, match=r"each of 5 folds: Class 'b' \(index 1\): 2, Class 'c' \(index 2\): 3.*mode.n_folds"):
+    with pytest.raises(
+        DataError,
+        match=r"at least 5 training samples, one per fold, but: Class 'b' \(index 1\): 2, Class 'c' \(index 2\): 3.*mode.n_folds",
+    ):
         creator.split_folds()
     creator.split_folds(ensure_balancing=False)
     assert sorted(map(len, creator.task.train_folds)) == [2, 3, 3, 3, 3]

@@ -66,23 +66,23 @@ def refuse_all_but_masks(modalities: Sequence[str], backend: str) -> None:
     lost = sorted(str(modality) for modality in modalities if modality in moving)
     if lost:
         raise MMLMisconfigurationException(
-            f"The augmentation backend {backend} cannot transform {', '.join(lost)} together with the image. Choose one of "
-            "albumentations, on the CPU (augmentations=default)."
+            f"The augmentation backend {backend} cannot transform {', '.join(lost)} together with the image. Choose "
+            "albumentations on the CPU (augmentations=default)."
         )
 
 
 #: what a pipeline need not, and must not do
 NORMALIZING = (
-    "Leave out Normalize, ToFloat, ToTensorV2 and the like: augmentations.normalization says how images are normalised, and "
+    "Leave out Normalize, ToFloat, ToTensorV2 and the like: augmentations.normalization says how images are normalized, and "
     "batches are tensors anyway."
 )
 
 
 def check_pixels(image: Any, names: Sequence[str]) -> None:
-    """Raise unless the steps ``names`` left an image of bytes: floats would pass by the normalisation that follows in silence."""
+    """Raise unless the steps ``names`` left an image of bytes: floats would pass the normalization unnoticed."""
     if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3:
         raise MMLMisconfigurationException(
-            f"The steps {' > '.join(names)} make {getattr(image, 'dtype', '')} {tuple(image.shape)} of an image; they have to leave it "
+            f"The steps {' > '.join(names)} turn an image into {getattr(image, 'dtype', '')} {tuple(image.shape)}; it must stay "
             f"uint8 [height, width, channels]. {NORMALIZING}"
         )
 
@@ -90,5 +90,5 @@ def check_pixels(image: Any, names: Sequence[str]) -> None:
 def check_step(step: Any, where: str) -> Mapping[str, Any]:
     """``step`` if it is a mapping with a ``name``."""
     if not isinstance(step, Mapping) or not isinstance(step.get("name"), str):
-        raise MMLMisconfigurationException(f"Each step of {where} is a mapping with a 'name', got {step!r}.")
+        raise MMLMisconfigurationException(f"Each step of {where} must be a mapping with a 'name', got {step!r}.")
     return step

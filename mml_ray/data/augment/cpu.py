@@ -46,7 +46,7 @@ class AlbumentationsPipeline:
         self._compose.set_random_state(np.random.Generator(self._bits), self._random)
 
     def __call__(self, sample: dict[str, Any], seed: int) -> dict[str, Any]:
-        """The augmented sample; what is no target of albumentations is passed on."""
+        """The augmented sample; modalities without an albumentations target are passed on."""
         self._reseed(seed)
         given = {name: sample[name] for name in self._targets if name in sample}
         try:
@@ -146,8 +146,8 @@ def _targets(modalities: Sequence[str]) -> dict[str, str]:
     lost = [modality for modality in geometric if modality not in ALBUMENTATIONS_TARGETS]
     if lost:
         raise MMLMisconfigurationException(
-            f"albumentations cannot transform {', '.join(lost)} together with the image. Choose augmentations=none, or tell "
-            "what it is to be treated as in mml_ray.tasks.attributes.ALBUMENTATIONS_TARGETS."
+            f"albumentations cannot transform {', '.join(lost)} together with the image. Choose augmentations=none, or "
+            "add its albumentations target to mml_ray.tasks.attributes.ALBUMENTATIONS_TARGETS."
         )
     return {modality: ALBUMENTATIONS_TARGETS[modality] for modality in geometric}
 

@@ -101,9 +101,7 @@ def build_step(step: Mapping[str, Any]) -> Any:
             f"'{name}' mixes samples and their targets: choose callbacks=mixup or callbacks=cutmix."
         )
     if name in ("Normalize", "Denormalize"):
-        raise MMLMisconfigurationException(
-            f"'{name}' takes images out of [0, 1], where augmentations have to stay. {NORMALIZING}"
-        )
+        raise MMLMisconfigurationException(f"'{name}' takes images out of [0, 1], where augmentations must stay. {NORMALIZING}")
     cls = getattr(auto if name in _AUTO else K, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)) or name.endswith(("Base2D", "Base3D", "3D")):
         raise UnknownNameError.of("kornia augmentation", name, [*known_names(), *_AUTO])

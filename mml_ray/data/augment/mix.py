@@ -54,7 +54,7 @@ def cutmix(
         low, high = float(minmax[0]), float(minmax[1])
         if not 0.0 <= low <= high <= 1.0:
             raise MMLMisconfigurationException(
-                f"cutmix.minmax is two parts between 0 and 1 in ascending order, got {list(minmax)}."
+                f"cutmix.minmax must be two numbers between 0 and 1 in ascending order, got {list(minmax)}."
             )
         sides = random.uniform(low, high, (2, count)) * np.array([[height], [width]])
     centre = random.random((2, count)) * np.array([[height], [width]])
@@ -91,4 +91,4 @@ def _tensor(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], like: Ten
 
 def _check(alpha: float) -> None:
     if not alpha > 0.0:
-        raise MMLMisconfigurationException(f"alpha of mixup and cutmix has to be above 0, got {alpha}.")
+        raise MMLMisconfigurationException(f"alpha of mixup and cutmix must be above 0, got {alpha}.")

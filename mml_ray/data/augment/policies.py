@@ -107,9 +107,11 @@ def rand_augment(number: int = 2, magnitude: int = 5, p: float = 1.0, mode: str 
     ``magnitude`` 1 to 9; ``mode`` geo, color or all; ``cut_out`` adds one hole of a quarter of each side.
     """
     if mode not in _MODES:
-        raise MMLMisconfigurationException(f"RandAugment has no mode '{mode}'; modes: {', '.join(_MODES)}.")
+        raise MMLMisconfigurationException(f"The mode of RandAugment must be one of {', '.join(_MODES)}, got '{mode}'.")
     if not 1 <= magnitude <= _STEPS or number < 1:
-        raise MMLMisconfigurationException(f"RandAugment takes magnitude 1 to 9 and number >= 1, got {magnitude} and {number}.")
+        raise MMLMisconfigurationException(
+            f"RandAugment needs a magnitude from 1 to 9 and a number of at least 1, got {magnitude} and {number}."
+        )
     steps: list[Any] = [A.RandomOrder([op(magnitude / _STEPS, p) for op in _MODES[mode].values()], n=number, replace=True, p=1.0)]
     if cut_out:
         side = (0.25, 0.25)
@@ -138,7 +140,7 @@ def stored_policy(path: str) -> Any:
         found = A.from_dict(content)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise MMLMisconfigurationException(
-            f"The policy {path} cannot be loaded: {error}. It has to be the JSON of albumentations' to_dict."
+            f"The policy {path} cannot be loaded: {error}. It must be the JSON of albumentations' to_dict."
         ) from error
     for transform in _leaves(found):
         if hasattr(transform, "fill_mask"):

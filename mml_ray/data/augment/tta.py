@@ -41,7 +41,7 @@ class TestTimeAugmentation:
     def __init__(self, variations: Mapping[str, Sequence[Mapping[str, Any]]], *, mode: str = "mean", seed: int = 0) -> None:
         """``mode``: mean. Raises :class:`MMLMisconfigurationException` for unknown modes, steps and arguments."""
         if mode != "mean":
-            raise MMLMisconfigurationException(f"tta.mode is mean, got '{mode}'.")
+            raise MMLMisconfigurationException(f"tta.mode must be mean, got '{mode}'.")
         self._seed = seed
         self._views = {name: [_build(step, name) for step in steps or ()] for name, steps in variations.items()}
 
@@ -150,7 +150,7 @@ def _through_kornia(step: Mapping[str, Any]) -> Step:
 
     def made(images: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Undo]:
         pipeline = KorniaPipeline([step])
-        # images are normalised here, so they must not be clipped: the sequence is called itself
+        # images are normalized here, so they must not be clipped: the sequence is called itself
         return pipeline.unclipped(images, keyed_seed(*seeds)), pipeline.inverse
 
     return made
@@ -161,7 +161,7 @@ def _build(given: Mapping[str, Any], variation: str) -> Step:
     name, p = str(step.pop("name")), float(step.pop("p", 1.0))
     if p != 1.0:
         raise MMLMisconfigurationException(
-            f"tta.variations.{variation}: '{name}' needs p=1, a view is not left to chance; got {p}."
+            f"tta.variations.{variation}: '{name}' must have p=1, since views are not random, got {p}."
         )
     exact = _exact(name, step, variation)
     return exact or _through_kornia({"name": name, "p": 1.0, **step})

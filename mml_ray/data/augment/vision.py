@@ -79,9 +79,7 @@ def build_step(step: Mapping[str, Any]) -> Any:
     if name in ("MixUp", "CutMix"):
         raise MMLMisconfigurationException(f"'{name}' mixes samples and their targets: choose callbacks={name.lower()}.")
     if name == "Normalize":
-        raise MMLMisconfigurationException(
-            f"'{name}' takes images out of [0, 1], where augmentations have to stay. {NORMALIZING}"
-        )
+        raise MMLMisconfigurationException(f"'{name}' takes images out of [0, 1], where augmentations must stay. {NORMALIZING}")
     cls = getattr(v2, name, None)
     if not (isinstance(cls, type) and issubclass(cls, v2.Transform)):
         known = [key for key in dir(v2) if isinstance(getattr(v2, key), type) and issubclass(getattr(v2, key), v2.Transform)]

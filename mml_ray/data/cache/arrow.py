@@ -84,7 +84,9 @@ class ArrowWriter:
     def add(self, array: Pixels, *, key: str, modality: str = "image", sample_id: str = "", source: str = "") -> None:
         """Add ``uint8`` or ``uint16`` ``[H, W]`` or ``[H, W, C]``; the array is copied."""
         if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3):
-            raise DataError(f"A store keeps uint8 or uint16 arrays of 2 or 3 dimensions; '{key}' is {array.dtype} {array.shape}.")
+            raise DataError(
+                f"A store holds uint8 or uint16 arrays of 2 or 3 dimensions, but '{key}' is {array.dtype} {array.shape}."
+            )
         channels = array.shape[2] if array.ndim == 3 else 0
         self._rows.append((key, modality, sample_id, source, array.shape[0], array.shape[1], channels, 8 * array.itemsize))
         self._chunks.append(np.array(array, order="C", copy=True))
@@ -264,11 +266,15 @@ def _read_definition(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / _STORE).read_text(encoding="utf-8"))
         version, definition = content["version"], dict(content["definition"])
     except FileNotFoundError:
-        raise MMLMisconfigurationException(f"{folder} holds no stored arrays. Preprocess the task first (mml-ray pp).") from None
+        raise MMLMisconfigurationException(
+            f"{folder} contains no stored arrays. Preprocess the task first (mml-ray pp)."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / _STORE} is damaged ({error}). Delete the folder and preprocess again.") from error
     if version != _VERSION:
-        raise DataError(f"{folder} was written by another version (format {version}, known is {_VERSION}). Preprocess again.")
+        raise DataError(
+            f"{folder} was written by another version (format {version}, this one reads {_VERSION}). Delete it and preprocess again."
+        )
     return definition
 
 

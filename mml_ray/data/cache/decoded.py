@@ -108,7 +108,7 @@ class GrowingArrays:
             self._give_up(error)
 
     def begin(self, epoch: int, *, write: bool) -> None:
-        """Called before each batch: at the first of an epoch the store is looked at anew."""
+        """Called before each batch: at the first of an epoch the store is refreshed."""
         self._write = write
         if epoch != self._epoch:
             self._epoch = epoch

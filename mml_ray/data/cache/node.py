@@ -1,4 +1,4 @@
-"""The stores of a node: decoded once, by whoever comes first, for everybody.
+"""The stores of a node: each image is decoded once, for all processes.
 
 Whoever wins the claim of a store writes what it decodes anyway; all others decode on the fly and take up finished parts at
 the start of each epoch. A store serves all folds, trials and tasks that read the same files the same way.
@@ -49,7 +49,7 @@ class NodeCache:
             store = dataset.store
             if isinstance(store, GrowingArrays):
                 store.refresh()
-                if not store.complete and self._claims.setdefault(store.folder, Claim(store.folder)).acquire():
+                if not store.complete and self._claims.setdefault(store.folder, Claim(store.folder)).acquire(create=True):
                     found.add(position)
         return frozenset(found)
 
@@ -72,10 +72,10 @@ def cache_definition(root: str, *, pipeline: Any, loaders: Mapping[str, str]) ->
 
 
 def cache_folder(cache_dir: Path | None, definition: Mapping[str, Any]) -> Path:
-    """Where the store of ``definition`` is; makes the folder above it, which nobody else may write."""
+    """Where the store of ``definition`` is; makes the folder above it, which no other user may write."""
     base = cache_dir or default_cache_dir()
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     if cache_dir is None and base.stat().st_uid != os.getuid():
-        raise PermissionError(f"{base} belongs to somebody else")
+        raise PermissionError(f"{base} belongs to another user")
     digest = hashlib.blake2b(json.dumps(definition, sort_keys=True).encode(), digest_size=12).hexdigest()
     return base / digest

@@ -1,4 +1,4 @@
-"""The folder of a node's stores (:mod:`mml_ray.data.cache.node`): where it is, who may write, what is in it. Loads no torch."""
+"""The folder of a node's stores (:mod:`mml_ray.data.cache.node`): its place, its stores, the claim to write. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
-#: stores that nobody opened for so long are deleted when another one is made
+#: stores that were not opened for so long are deleted when another one is created
 _UNUSED_SECONDS = 14 * 86400.0
 _LOCK = "writer.lock"
 
@@ -41,15 +41,21 @@ class Claim:
         self.folder = folder
         self._descriptor: int | None = None
 
-    def acquire(self) -> bool:
-        """Try to get it; also ``True`` if it is held already."""
+    def acquire(self, *, create: bool = False) -> bool:
+        """Try to get it; also ``True`` if it is held already.
+
+        With ``create`` the store's folder is made if need be and tidied, and a folder that cannot be written is warned about;
+        without, only the claim of a store that exists is acquired.
+        """
         if self._descriptor is not None:
             return True
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if create:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
         except OSError as error:
-            warnings.warn(f"The cache {self.folder} cannot be written: {error}", UserWarning, stacklevel=2)
+            if create:
+                warnings.warn(f"The cache {self.folder} cannot be written: {error}", UserWarning, stacklevel=2)
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +63,8 @@ class Claim:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
-        self._tidy()
+        if create:
+            self._tidy()
         return True
 
     def release(self) -> None:
@@ -68,23 +75,13 @@ class Claim:
             self._descriptor = None
 
     def _tidy(self) -> None:
-        """Delete what killed writers left here, and stores that have long been unused."""
+        """Delete temporary files of killed writers, and stores that have not been used for long."""
         os.utime(self.folder)
         for leftover in self.folder.glob(".part-*"):
             leftover.unlink(missing_ok=True)
         for other in self.folder.parent.iterdir():
             if other != self.folder and other.is_dir() and time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
-                rival = Claim(other)
-                if rival.take():
+                claim = Claim(other)
+                if claim.acquire():
                     shutil.rmtree(other, ignore_errors=True)
-                    rival.release()
-
-    def take(self) -> bool:
-        """Get it only if the store is there and nobody has it; nothing is made or tidied."""
-        try:
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        self._descriptor = descriptor
-        return True
+                    claim.release()

@@ -24,7 +24,7 @@ class _ClassBased(ModalityLoader):
         try:
             return self._final[int(raw)]
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"Class index {raw!r} is none of the task's: {_some(self._final)}.") from None
+            raise DataError(f"{raw!r} is not a class index of the task. Allowed are {_some(self._final)}.") from None
 
 
 class ClassLoader(_ClassBased):
@@ -61,9 +61,9 @@ class SoftLabelClassLoader(_ClassBased):
         """Add up what belongs to one class; the numbers have to lie in [0, 1]."""
         given = np.asarray(_listed(entry, "probabilities"), np.float64)
         if given.shape != (len(self._matrix),):
-            raise DataError(f"{len(self._matrix)} probabilities are needed (one for each class index), got {given.shape}.")
+            raise DataError(f"The entry must be {len(self._matrix)} probabilities, one for each class index, got {given.shape}.")
         if not (given >= 0.0).all() or not (given <= 1.0).all():
-            raise DataError(f"Probabilities lie between 0 and 1, got {entry!r}.")
+            raise DataError(f"Probabilities must lie between 0 and 1, got {entry!r}.")
         return np.minimum(given @ self._matrix, 1.0).astype(np.float32)
 
 
@@ -75,9 +75,9 @@ class ValueLoader(ModalityLoader):
         try:
             value = float(entry)
         except (TypeError, ValueError):
-            raise DataError(f"A value has to be a number, got {entry!r}.") from None
+            raise DataError(f"A value must be a number, got {entry!r}.") from None
         if not np.isfinite(value):
-            raise DataError(f"A value has to be finite, got {entry!r}.")
+            raise DataError(f"A value must be finite, got {entry!r}.")
         return np.array([value], np.float32)
 
 
@@ -97,7 +97,7 @@ class ArrayLoader(ModalityLoader):
 
 def _listed(entry: Any, what: str) -> Sequence[Any]:
     if not isinstance(entry, (list, tuple)):
-        raise DataError(f"A list of {what} is needed, got {entry!r}.")
+        raise DataError(f"The entry must be a list of {what}, got {entry!r}.")
     return entry
 
 

@@ -1,4 +1,4 @@
-"""Unpacking what others packed: nothing is written outside the folder, and a refused archive leaves nothing behind."""
+"""Unpacking of archives: nothing is written outside the folder, and a refused archive leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def extract(archive: DataArchive, folder: Path) -> None:
             target = Target(parts, archive)
             _unpack(extractor, archive, target)
             if not target.entries:
-                raise ArchiveError(f"The archive {archive.path} is empty, damaged, or none: no file is in it.")
+                raise ArchiveError(f"The archive {archive.path} contains no files: it is empty, damaged or not an archive.")
             _merge(_content(parts, archive), folder, target=target)
         finally:
             shutil.rmtree(parts, ignore_errors=True)
@@ -102,7 +102,7 @@ def _merge(source: Path, folder: Path, *, target: Target) -> None:
     moves = [(path, folder / path.relative_to(source)) for path in sorted(source.rglob("*"))]
     for path, new in moves:
         if new.exists() and not (path.is_dir() and new.is_dir()):
-            raise target.refuse(path.relative_to(source).as_posix(), f"{new} is already there")
+            raise target.refuse(path.relative_to(source).as_posix(), f"{new} already exists")
     folder.mkdir(parents=True, exist_ok=True)
     for path, new in moves:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Archives and the one door through which their content may enter a dataset folder."""
+"""Archives, and the target folder that checks every entry before it is written."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DataArchive:
         if self.md5sum is None:
             return
         if self.path.is_dir():
-            raise MMLMisconfigurationException(f"A checksum was given for {self.path}, which is a folder and has none.")
+            raise MMLMisconfigurationException(f"md5sum must not be given for a folder, got one for {self.path}.")
         check_sum(self.path, self.md5sum)
 
 
@@ -68,11 +68,11 @@ def check_sum(path: Path, expected: str) -> None:
     """Compare with a checksum in hexadecimal digits: md5 (32), sha1 (40) or sha256 (64)."""
     algorithm = {32: "md5", 40: "sha1", 64: "sha256"}.get(len(expected))
     if algorithm is None:
-        raise MMLMisconfigurationException(f"'{expected}' is no md5, sha1 or sha256 checksum.")
+        raise MMLMisconfigurationException(f"'{expected}' is not an md5, sha1 or sha256 checksum.")
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     if found != expected.lower():
-        raise DataError(f"{path} has the {algorithm} checksum {found}, expected is {expected}: it is damaged or another version.")
+        raise DataError(f"{path} has the {algorithm} checksum {found}, expected is {expected}. Download it again.")
 
 
 class Target:

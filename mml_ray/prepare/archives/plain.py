@@ -1,4 +1,4 @@
-"""Sources that are no archives: a folder, a single file."""
+"""Sources that are not archives: a folder, a single file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def extract_folder(archive: DataArchive, target: Target) -> None:
                 with path.open("rb") as stream:
                     target.add_file(entry, stream)
             else:
-                raise target.refuse(entry, "it is no plain file (a device?)")
+                raise target.refuse(entry, "it is not a plain file (a device?)")
 
 
 def extract_file(archive: DataArchive, target: Target) -> None:

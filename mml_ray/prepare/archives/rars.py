@@ -31,7 +31,7 @@ def extract_rar(archive: DataArchive, target: Target) -> None:
     for entry in entries:
         target.resolve(entry.name)
         if entry.kind not in ("File", "Directory"):
-            raise target.refuse(entry.name, f"it is a {entry.kind.lower() or 'nameless thing'}, not a plain file")
+            raise target.refuse(entry.name, f"it is a {entry.kind.lower() or 'nameless entry'}, not a plain file")
     if files:
         target.declare(sum(entry.size for entry in files), len(files), max(files, key=lambda entry: entry.size).name)
     inside = target.folder / ".rar"
@@ -44,7 +44,7 @@ def _take_over(inside: Path, target: Target) -> None:
     for path in sorted(inside.rglob("*")):
         name = path.relative_to(inside).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise target.refuse(name, "it is no plain file")
+            raise target.refuse(name, "it is not a plain file")
         if path.is_file():
             with path.open("rb") as stream:
                 target.add_file(name, stream)

@@ -22,7 +22,7 @@ class _StrictInfo(tarfile.TarInfo):
             is_end = type(error).__name__ == "EOFHeaderError"  # two blocks of zeros, as it should be
             if is_end or tar.offset == 0:
                 raise
-            raise tarfile.ReadError(f"it is cut off or damaged at byte {tar.offset}") from error
+            raise tarfile.ReadError(f"it is truncated or damaged at byte {tar.offset}") from error
 
 
 def extract_tar(archive: DataArchive, target: Target) -> None:
@@ -36,7 +36,7 @@ def extract_tar(archive: DataArchive, target: Target) -> None:
                 raise target.refuse(info.name, f"it is a link (to {info.linkname!r})")
             stream = opened.extractfile(info) if info.isreg() else None
             if stream is None:
-                raise target.refuse(info.name, "it is no plain file (a device?)")
+                raise target.refuse(info.name, "it is not a plain file (a device?)")
             target.declare(target.written + info.size, 1, info.name)
             target.add_file(info.name, stream)
         if opened.fileobj is not None:

@@ -59,7 +59,7 @@ def _check_type(info: zipfile.ZipInfo, target: Target) -> None:
     if stat.S_ISLNK(mode):
         raise target.refuse(info.filename, "it is a link")
     if kind and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise target.refuse(info.filename, "it is no plain file (a device?)")
+        raise target.refuse(info.filename, "it is not a plain file (a device?)")
 
 
 def _aes_reader(entry: str, target: Target) -> Any:

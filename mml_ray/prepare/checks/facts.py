@@ -1,7 +1,7 @@
 """What was learned about a task while it was created, kept beside it: classes in its masks, duplicates across its splits.
 
-It is no part of the description (whose keys are fixed), and it can be made anew: a file that is missing or belongs to another
-version of the task is read as nothing.
+It does not belong to the description (whose keys are fixed) and can be recomputed: a file that is missing or of another version of
+the task is ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def save_facts(
     mask_classes: Mapping[str, Sequence[int]] | None = None,
     integrity: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what is known; a folder that cannot be written is no error."""
+    """Write what is known; a folder that cannot be written is ignored."""
     content: dict[str, Any] = {"digest": content_digest(description), "integrity": integrity}
     if mask_classes is not None:
         kinds = {values: number for number, values in enumerate(dict.fromkeys(map(tuple, mask_classes.values())))}

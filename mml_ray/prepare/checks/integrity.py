@@ -1,23 +1,21 @@
-"""Is anything in two places that should be disjoint? The same image, by its pixels; the same group."""
+"""Leakage: equal images (by their pixels) or parts of one group in splits or folds that should be disjoint."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mml_ray.errors import LeakageError
 from mml_ray.prepare.checks.facts import load_facts
-from mml_ray.prepare.checks.stats import scan_images
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import Modality
 from mml_ray.tasks.description import TaskDescription
 
 SHOWN = 10
-#: images of this place count, groups do not: nobody is evaluated on them
-UNLABELLED = "unlabelled"
+#: copies of unlabeled images count, their groups do not: no score is computed on them
+UNLABELED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,18 @@ class IntegrityReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing was found."""
+        """Whether nothing was found."""
         return not self.duplicated_images and not self.torn_groups
 
     def lines(self) -> list[str]:
-        """What was found, to be shown."""
+        """What was found, as sentences without a stop."""
         found = []
         if self.duplicated_images:
-            found.append(f"{self.duplicated_images} image(s) occur in several splits or folds, as {_examples(self.duplicates)}")
+            found.append(
+                f"{self.duplicated_images} image(s) occur in several splits or folds, such as {_examples(self.duplicates)}"
+            )
         if self.torn_groups:
-            found.append(f"{self.torn_groups} group(s) are spread over several splits or folds, as {_examples(self.groups)}")
+            found.append(f"{self.torn_groups} group(s) are spread over several splits or folds, such as {_examples(self.groups)}")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -60,17 +60,8 @@ def _examples(found: list[list[str]]) -> str:
     return ", ".join(" = ".join(places) for places in found[:3])
 
 
-def check_integrity(
-    description: TaskDescription,
-    *,
-    digests: Mapping[str, str] | None = None,
-    dset_path: Path | None = None,
-    workers: int | None = None,
-) -> IntegrityReport:
-    """Compare all places of a task. ``digests`` maps entries of modality image to a digest of their pixels; without it the images
-    are read from ``dset_path``."""
-    if digests is None:
-        digests = _read_digests(description, dset_path, workers)
+def check_integrity(description: TaskDescription, digests: Mapping[str, str]) -> IntegrityReport:
+    """Compare all places of a task. ``digests`` maps entries of the modality image to a digest of their pixels."""
     by_image: dict[str, dict[str, str]] = defaultdict(dict)
     by_group: dict[str, dict[str, str]] = defaultdict(dict)
     for place, pool in _places(description).items():
@@ -78,7 +69,7 @@ def check_integrity(
             digest = digests.get(sample.get(Modality.IMAGE, ""))
             if digest is not None:
                 by_image[digest].setdefault(place, f"{place}/{sample_id}")
-            if Modality.GROUP in sample and place != UNLABELLED:
+            if Modality.GROUP in sample and place != UNLABELED:
                 by_group[sample[Modality.GROUP]].setdefault(place, f"{sample[Modality.GROUP]} in {place}")
     copies = [list(places.values()) for places in by_image.values() if len(places) > 1]
     torn = [list(places.values()) for places in by_group.values() if len(places) > 1]
@@ -86,7 +77,7 @@ def check_integrity(
 
 
 def stored_report(data_root: DataRoot, name: str) -> IntegrityReport | None:
-    """What was found when a task was created; ``None`` if nobody looked, or the task has changed since."""
+    """The report that was made with a task; ``None`` if there is none, or if the task has changed since."""
     path = data_root.description_path(name)
     found = load_facts(path, TaskDescription.load(path)).get("integrity")
     return IntegrityReport(**found) if found else None
@@ -97,17 +88,4 @@ def _places(description: TaskDescription) -> dict[str, dict[str, dict[str, Any]]
         f"fold {number}": {sample_id: description.train_samples[sample_id] for sample_id in ids}
         for number, ids in enumerate(description.train_folds)
     }
-    return places | {"test": description.test_samples, UNLABELLED: description.unlabeled_samples}
-
-
-def _read_digests(description: TaskDescription, dset_path: Path | None, workers: int | None) -> dict[str, str]:
-    if dset_path is None:
-        return {}
-    entries = {
-        sample[Modality.IMAGE]: None
-        for pool in (description.train_samples, description.test_samples, description.unlabeled_samples)
-        for sample in pool.values()
-        if Modality.IMAGE in sample
-    }
-    facts = scan_images([dset_path / entry for entry in entries], workers=workers)
-    return {entry: fact.digest for entry, fact in zip(entries, facts, strict=True)}
+    return places | {"test": description.test_samples, UNLABELED: description.unlabeled_samples}

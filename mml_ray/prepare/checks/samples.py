@@ -20,7 +20,7 @@ from mml_ray.tasks.description import TaskDescription
 
 @dataclass(frozen=True)
 class SampleCheck:
-    """What a check needs to know."""
+    """The settings of a check."""
 
     dset_path: Path
     task: TaskDescription
@@ -53,11 +53,11 @@ class _Checked:
 def check_classes(task: TaskDescription, given: Mapping[int, str] | None, *, labelled: bool) -> dict[int, str]:
     """The class mapping, ordered by index; raises if the task type needs one and it is missing or too small."""
     if task.task_type == TaskType.UNKNOWN:
-        raise MMLMisconfigurationException(f"Task '{task.name}' needs a task type: {', '.join(sorted(TaskType))}.")
+        raise MMLMisconfigurationException(f"Task '{task.name}' must have one of the task types {', '.join(sorted(TaskType))}.")
     mapping = dict(given or {})
     for index, name in mapping.items():
         if isinstance(index, bool) or not isinstance(index, int) or index < 0 or not isinstance(name, str) or not name:
-            raise MMLMisconfigurationException(f"idx_to_class maps integers from 0 to names, got {index!r}: {name!r}.")
+            raise MMLMisconfigurationException(f"idx_to_class must map integers from 0 to names, got {index!r}: {name!r}.")
     if labelled and task.task_type.has_classes and len(set(mapping.values())) < 2:
         raise MMLMisconfigurationException(
             f"Task '{task.name}' ({task.task_type.value}) needs at least two classes in idx_to_class, got {mapping}."
@@ -109,11 +109,11 @@ def _by_id(found: Sequence[Mapping[Any, Any]], split: DataSplit, task: TaskDescr
         sample_id = entries.pop(Modality.SAMPLE_ID, None)
         if not isinstance(sample_id, str) or not sample_id:
             raise DataError(
-                f"A {split.value} sample of task '{task.name}' has no id: Modality.SAMPLE_ID needs a text, got {sample_id!r}."
+                f"A {split.value} sample of task '{task.name}' has no id: Modality.SAMPLE_ID must be a text, got {sample_id!r}."
             )
         if sample_id in keyed:
             raise DataError(
-                f"Two {split.value} samples of task '{task.name}' have the id '{sample_id}'; ids are unique in a split."
+                f"Two {split.value} samples of task '{task.name}' have the id '{sample_id}'. Ids must be unique in a split."
             )
         labelled = split != DataSplit.UNLABELLED
         if labelled and not any(all(modality in entries for modality in option) for option in options):
@@ -133,7 +133,7 @@ def _check_one(item: tuple[str, dict[Modality, Any]], *, check: SampleCheck, spl
             verifier = MODALITY_VERIFIER_MAP.get(modality)
             if verifier is None:
                 raise MMLMisconfigurationException(
-                    f"Nobody can verify the modality '{modality.value}': add a function to MODALITY_VERIFIER_MAP."
+                    f"The modality '{modality.value}' has no verifier. Add a function to MODALITY_VERIFIER_MAP."
                 )
             found = verifier(value, known)
             checked.entries[modality.value] = found.entry

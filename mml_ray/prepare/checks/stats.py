@@ -51,7 +51,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class ImageStats:
-    """What a task description says of its images; channels as RGB in [0, 1], sides in pixels."""
+    """The statistics in a task description: channels as RGB in [0, 1], sides in pixels."""
 
     means: RGBInfo
     stds: RGBInfo
@@ -93,24 +93,19 @@ def in_threads(
     return results
 
 
-def scan_images(paths: Sequence[Path], *, workers: int | None = None, progress: Progress | None = None) -> list[ImageFacts]:
+def scan_images(paths: Sequence[Path], *, workers: int | None = None) -> list[ImageFacts]:
     """The facts of each image file; the first broken one raises :class:`BrokenSampleError` naming it."""
-    return in_threads(ImageFacts.of_file, paths, workers=workers, progress=progress, what="images")
-
-
-def infer_stats(paths: Sequence[Path], *, workers: int | None = None, progress: Progress | None = None) -> ImageStats:
-    """Statistics of these image files."""
-    return summarize(scan_images(paths, workers=workers, progress=progress))
+    return in_threads(ImageFacts.of_file, paths, workers=workers, what="images")
 
 
 def summarize(facts: Iterable[ImageFacts]) -> ImageStats:
-    """Every image counts the same, whatever its size.
+    """Combine the facts of images into the statistics of a task. Every image counts the same, whatever its size.
 
     The mean is that of the images' means. The variance is ``(sum of mean squares - n * mean**2) / (n - 1)`` (n = 1: / 1).
     """
     found = list(facts)
     if not found:
-        raise DataError("There is no image to take statistics from.")
+        raise DataError("Statistics need at least one image, got none.")
     count = len(found)
     means = [math.fsum(fact.mean[channel] for fact in found) / count for channel in range(3)]
     squares = [math.fsum(fact.mean_of_squares[channel] for fact in found) for channel in range(3)]

@@ -26,7 +26,15 @@ from mml_ray.prepare.archives import DataKind, archive_suffixes, is_archive
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.dataset import DSetCreator
 from mml_ray.prepare.iterators import get_iterator_from_segmentation_dataset, images_below
-from mml_ray.prepare.own.records import Record, describe, given_classes, load_notes, save_notes, settle_masks, split_name
+from mml_ray.prepare.own.records import (
+    Record,
+    describe,
+    given_classes,
+    load_notes,
+    normalize_mask_classes,
+    save_notes,
+    split_name,
+)
 from mml_ray.prepare.registration import TaskEntry, register_dsetcreator
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import Modality, TaskType
@@ -52,14 +60,14 @@ def create_dataset(context: CreationContext) -> Path:
     path = context.required("path", "the folder of images, or an archive of it")
     where = Path(str(path)).expanduser()
     if where.is_file() and not is_archive(where):
-        raise DataError(f"{where} is neither a folder nor an archive that can be unpacked ({' '.join(archive_suffixes())}).")
+        raise DataError(f"source.path must be a folder or an archive ({' '.join(archive_suffixes())}), got {where}.")
     creator.use_source(where, keep_top_level=False, password=context.source.get("password"))
     folder = creator.unpack_and_store()
     layout = find_layout(_root(folder), context.source.get("task_type"))
     notes: dict[str, object] = {"task_type": layout.task_type.value}
     if kind_of(layout.task_type).labels_in_files:
         masks = [mask for split in layout.splits.values() if (top := _sub(split, _MASKS)) for mask in images_below(top)]
-        notes["classes"] = {str(index): name for index, name in settle_masks(masks, context=context).items()}
+        notes["classes"] = {str(index): name for index, name in normalize_mask_classes(masks, context=context).items()}
     save_notes(folder, notes)
     return folder
 
@@ -89,12 +97,12 @@ registry.add("task_creator", NAME, TaskEntry(NAME, NAME, create_task, sourced=Tr
 
 
 def _warn_of_unused(root: Path, records: Sequence[Record]) -> None:
-    """Images that no sample was made of are no secret: a class that was not named, a file beside the folders."""
+    """Warn of images that belong to no sample: a class that was not named, a file beside the folders."""
     used = {record.sample.get(modality) for record in records for modality in (Modality.IMAGE, Modality.MASK)}
     unused = [path.relative_to(root).as_posix() for path in images_below(root) if path not in used]
     if unused:
         warnings.warn(
-            f"{len(unused)} image(s) were left out, since their folder or name says of no class, split, image or mask what they are: "
+            f"{len(unused)} image(s) were left out, since neither folder nor name assigns them to a class, a split or a mask: "
             f"{', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}.",
             UserWarning,
             stacklevel=2,
@@ -173,7 +181,7 @@ def _segmentation(folder: Path, split: str) -> list[Record]:
         return _flat(folder, split)
     images, masks = _sub(folder, _IMAGES), _sub(folder, _MASKS)
     if images is None or masks is None:
-        raise DataError(f"{folder} needs a folder of images and one of masks.")
+        raise DataError(f"{folder} must contain a folder of images and one of masks.")
     samples = get_iterator_from_segmentation_dataset(images, masks)
     for sample in samples:
         if split == "val":

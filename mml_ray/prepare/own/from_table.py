@@ -25,15 +25,15 @@ from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationExce
 from mml_ray.prepare.archives import DataKind, is_archive
 from mml_ray.prepare.checks.stats import in_threads
 from mml_ray.prepare.context import CreationContext
-from mml_ray.prepare.dataset import DSetCreator, being_made
+from mml_ray.prepare.dataset import DatasetUnderConstruction, DSetCreator
 from mml_ray.prepare.own.records import (
     Record,
     describe,
     given_classes,
     load_notes,
+    normalize_mask_classes,
+    normalized_mask,
     save_notes,
-    settle_masks,
-    settled_mask,
     split_name,
 )
 from mml_ray.prepare.own.table_files import TABLE_SUFFIXES, NamedFiles, Row, as_list, as_number, read_table
@@ -64,7 +64,7 @@ class Columns:
         unknown = set(given) - set(ROLES)
         if unknown:
             raise MMLMisconfigurationException(
-                f"source.columns knows the roles {', '.join(ROLES)}; got {', '.join(sorted(unknown))}."
+                f"The keys of source.columns must be among {', '.join(ROLES)}, got {', '.join(sorted(unknown))}."
             )
         self.class_columns = [str(column) for column in context.source.get(CLASS_COLUMNS) or ()]
         missing = [column for column in [*named.values(), *self.class_columns] if column not in present]
@@ -108,7 +108,7 @@ def create_dataset(context: CreationContext) -> Path:
     path = Path(str(context.required("path", "the table, or an archive or folder that holds it"))).expanduser()
     creator = DSetCreator(name)
     folder = context.data_root.dataset_path(name)
-    with being_made(folder):
+    with DatasetUnderConstruction(folder):
         root = folder / DataKind.MIXED_DATA.value
         if is_archive(path):
             creator.use_source(path, password=context.source.get("password"))
@@ -126,7 +126,9 @@ def create_dataset(context: CreationContext) -> Path:
             masks = sorted({files.stored(m) for row in rows if (m := columns.get(row, "mask")) not in (None, EMPTY_MASK_TOKEN)})
             notes["classes"] = {
                 str(index): label
-                for index, label in settle_masks([m for m in masks if m.is_file()], context=context, beside_images=True).items()
+                for index, label in normalize_mask_classes(
+                    [m for m in masks if m.is_file()], context=context, beside_images=True
+                ).items()
             }
         save_notes(folder, notes)
     return folder
@@ -140,7 +142,7 @@ def _table_within(root: Path, context: CreationContext) -> Path:
         found = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in TABLE_SUFFIXES]
     if len(found) != 1:
         listed = ", ".join(path.relative_to(root).as_posix() for path in found[:8]) or "none"
-        raise DataError(f"One table is needed in the source, found: {listed}. Choose with source.table=<file>.")
+        raise DataError(f"The source must contain one table, found: {listed}. Choose one with source.table=<file>.")
     return found[0]
 
 
@@ -239,7 +241,7 @@ def _named_columns(columns: Sequence[str], given: Mapping[int, str] | None) -> d
     if sorted(given) != list(range(len(columns))):
         raise MMLMisconfigurationException(
             f"source.classes names {len(given)} classes for the {len(columns)} columns {', '.join(columns)} of source.class_columns; "
-            "it has to be a list of as many names, or may be left out."
+            "it must be a list of as many names. It may be left out."
         )
     return dict(sorted(given.items()))
 
@@ -247,7 +249,7 @@ def _named_columns(columns: Sequence[str], given: Mapping[int, str] | None) -> d
 def _record(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, int]) -> Record:
     entry = columns.get(row, "image")
     if entry is None:
-        raise DataError("there is no image.")
+        raise DataError("the image is missing.")
     sample_id = columns.get(row, "id")
     sample: dict[Modality, Any] = {
         Modality.SAMPLE_ID: str(sample_id) if sample_id is not None else files.name(entry),
@@ -259,7 +261,7 @@ def _record(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, i
     said = columns.get(row, "split")
     split = "train" if said is None else split_name(str(said))
     if split is None:
-        raise DataError(f"'{said}' is no split; there are train, val, test and unlabelled.")
+        raise DataError(f"'{said}' is not a split. Allowed are train, val, test and unlabelled.")
     if target is None:
         if said is not None and split != "unlabelled" and columns.target:
             hint = " ([] is none of the classes)" if columns.target == "classes" else ""
@@ -285,7 +287,7 @@ def _target(columns: Columns, row: Row, files: NamedFiles, index: Mapping[str, i
         return {Modality.SOFT_CLASSES: [as_number(part) for part in as_list(entry)]}
     if columns.target == "value":
         return {Modality.VALUE: as_number(entry)}
-    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else settled_mask(files.stored(entry))}
+    return {Modality.MASK: entry if entry == EMPTY_MASK_TOKEN else normalized_mask(files.stored(entry))}
 
 
 def _from_class_columns(columns: Columns, row: Row) -> dict[Modality, Any] | None:
@@ -307,4 +309,4 @@ def _label(entry: Any) -> str:
 def _class_index(label: str, index: Mapping[str, int]) -> int:
     if label in index:
         return index[label]
-    raise DataError(f"'{label}' is no class; there are: {', '.join(list(index)[:20])}.")
+    raise DataError(f"'{label}' is not a class. Allowed are {', '.join(list(index)[:20])}.")

@@ -56,15 +56,15 @@ def given_classes(context: CreationContext) -> dict[int, str] | None:
         pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
         return {int(index): str(name) for index, name in pairs}
     except (TypeError, ValueError):
-        raise MMLMisconfigurationException(f"source.classes is a list of names or {{index: name}}, got {given!r}.") from None
+        raise MMLMisconfigurationException(f"source.classes must be a list of names or {{index: name}}, got {given!r}.") from None
 
 
-def settle_masks(masks: Sequence[Path], *, context: CreationContext, beside_images: bool = False) -> dict[int, str]:
-    """The classes of these masks. Where 255 is a class (as in black and white masks), the masks are written anew.
+def normalize_mask_classes(masks: Sequence[Path], *, context: CreationContext, beside_images: bool = False) -> dict[int, str]:
+    """The classes of these masks. Where 255 is a class (as in black and white masks), the masks are rewritten.
 
     Names come from ``source.classes`` (value in the mask -> name), else 0 is ``background`` and others are named by their value.
     Masks to be rewritten are replaced by PNG files of the same stem, or, if images may lie ``beside_images``, of another name that
-    :func:`settled_mask` finds.
+    :func:`normalized_mask` finds.
     """
     given = given_classes(context)
     if given is None:
@@ -114,8 +114,8 @@ def _png_names(masks: Sequence[Path], *, beside_images: bool) -> list[tuple[Path
     return list(names.items())
 
 
-def settled_mask(mask: Path) -> Path:
-    """Where :func:`settle_masks` left a mask that lies beside images."""
+def normalized_mask(mask: Path) -> Path:
+    """Where :func:`normalize_mask_classes` left a mask that lies beside images."""
     return mask if mask.is_file() else mask.with_name(f"{mask.name}.png")
 
 
@@ -130,7 +130,7 @@ def load_notes(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / NOTES).read_text())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder} was not made from own data, or its {NOTES} is damaged: {error}. Create the dataset anew."
+            f"{folder} was not made from own data, or its {NOTES} is damaged: {error}. Create the dataset again."
         ) from error
     return dict(found)
 
@@ -186,7 +186,7 @@ def _take_test(
     """What is left to train on, and a share of each class (whole groups) to test on."""
     keyed = {sample[Modality.SAMPLE_ID]: {str(key): value for key, value in sample.items()} for sample in train}
     if not 0 < fraction < 1:
-        raise MMLMisconfigurationException(f"source.test_fraction lies between 0 and 1, got {fraction}.")
+        raise MMLMisconfigurationException(f"source.test_fraction must lie between 0 and 1, got {fraction}.")
     try:
         test, rest = split_folds(keyed, task_type, idx_to_class=idx_to_class, n_folds=2, fold_0_fraction=fraction, seed=7)
     except DataError as error:

@@ -61,7 +61,7 @@ class NamedFiles:
             for root in (self.root, self.root.resolve()):
                 if place.is_relative_to(root):
                     return place.relative_to(root)
-        raise DataError(f"{entry} lies outside of {self.root}.")
+        raise DataError(f"{entry} must lie within {self.root}.")
 
 
 def read_table(path: Path) -> list[Row]:
@@ -73,7 +73,7 @@ def read_table(path: Path) -> list[Row]:
     elif path.suffix.lower() in (".csv", ".tsv"):
         rows = _read_text(path)
     else:
-        raise DataError(f"{path} is no table: {', '.join(TABLE_SUFFIXES)} can be read.")
+        raise DataError(f"{path} is not a table. Files of these kinds can be read: {', '.join(TABLE_SUFFIXES)}.")
     if not rows:
         raise DataError(f"The table {path} has no rows.")
     return rows
@@ -105,7 +105,7 @@ def _read_text(path: Path) -> list[Row]:
         raise DataError(f"The table {path} cannot be read: {error}") from error
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise DataError(f"Line {number} of {path} has another number of entries than the first line.")
+            raise DataError(f"Line {number} of {path} must have as many entries as the first line.")
     return [{str(key).strip(): (value.strip() or None) for key, value in row.items()} for row in rows]
 
 
@@ -120,7 +120,7 @@ def as_list(value: Any) -> list[Any]:
         try:
             return list(json.loads(text))
         except ValueError as error:
-            raise DataError(f"{text!r} is no list: {error}.") from error
+            raise DataError(f"{text!r} is not a list: {error}.") from error
     return [part.strip() for part in text.replace("|", ";").split(";") if part.strip()]
 
 
@@ -129,4 +129,4 @@ def as_number(value: Any) -> float:
     try:
         return float({"true": 1, "false": 0}.get(str(value).lower(), value))
     except (TypeError, ValueError):
-        raise DataError(f"{value!r} is no number.") from None
+        raise DataError(f"{value!r} is not a number.") from None

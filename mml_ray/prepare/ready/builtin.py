@@ -43,7 +43,7 @@ def _write_all(folder: Path, images: dict[str, Pixels], context: CreationContext
 # -- digits ------------------------------------------------------------------------------------------------------------
 @register_dsetcreator("digits")
 def create_digits_dataset(context: CreationContext) -> Path:
-    """scikit-learn's 1,797 scans of digits (8x8, 17 grey values), enlarged to 64x64; every fifth of a class is a test image."""
+    """scikit-learn's 1,797 scans of digits (8x8, 17 gray values), enlarged to 64x64; every fifth of a class is a test image."""
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)
