@@ -142,7 +142,7 @@ def test_a_killed_run_of_version_1_is_continued_to_the_same_end(place: Place, ca
     code, output = _output(capsys, "continue=latest", "proj=killed")
     assert code == 0, output
     (log,) = (run_dir / "logs").glob("train_fold--shapes-nested-1*.log")
-    assert "goes on after epoch 1" in log.read_text(), "fold 1 was resumed from the checkpoint of version 1"
+    assert "after epoch 1" in log.read_text(), "fold 1 was resumed from the checkpoint of version 1"
     _ended_as_the_finished_one(place, "killed", resumed="shapes+nested?1", undisturbed="shapes+nested?2")
     curves = {key[:27]: rows for key, rows in read_run(run_dir).curves.items()}
     epochs = {key: [row["epoch"] for row in rows] for key, rows in curves.items()}
