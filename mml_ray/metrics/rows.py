@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mml_ray.store.predictions import Predictions
 from mml_ray.tasks.kinds import IGNORE_INDEX, TaskKind
+
+if TYPE_CHECKING:
+    from mml_ray.store.predictions import Predictions
 
 Array = NDArray[Any]
 
@@ -30,7 +32,7 @@ class Rows:
     of a plugin        float32, what its head gives              what its loader gives          null
     =================  ========================================  =============================  ==================
 
-    ``sample_ids`` are empty where nobody needs them.
+    ``sample_ids`` are empty while training, which does not need them.
     """
 
     scores: Array

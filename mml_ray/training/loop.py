@@ -1,7 +1,7 @@
 """Lightning's loop made exact: checkpoints at positions from which a resume is the same to the bit, metrics, best weights, stopping.
 
-A checkpoint is written where nothing is in flight: when the next epoch starts (then schedules and callbacks of the one before are
-through), after a batch inside an epoch (no gradient is being accumulated, no validation follows), and at the end.
+A checkpoint is written where nothing is in flight: when the next epoch starts (then schedules and callbacks of the one before have
+run), after a batch inside an epoch (no gradient is being accumulated, no validation follows), and at the end.
 """
 
 from __future__ import annotations
@@ -151,13 +151,13 @@ class TrainingCheckpoint(_Kept):
         self._seconds_before = float(before)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clocks."""
+        """Reset the clocks."""
         self._started_at = self._saved_at = time.monotonic()
         self._polled_at = -math.inf
         self._stopping = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch before is through: write it."""
+        """Save the epoch that has just ended; stop if that was asked for."""
         resumed = trainer.fit_loop.restarting
         trainer.fit_loop.restarting = False
         if trainer.current_epoch and not resumed:
@@ -170,7 +170,7 @@ class TrainingCheckpoint(_Kept):
         trainer.fit_loop.restarting = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write when it is time, or when the training is to stop."""
+        """Save inside the epoch when it is time, or when the training has to stop."""
         done = batch_idx + 1
         if not _is_at_boundary(trainer, done):
             return
@@ -182,7 +182,7 @@ class TrainingCheckpoint(_Kept):
             self._interrupt(f"in epoch {trainer.current_epoch + 1}, after batch {done} of {trainer.num_training_batches}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the end, so that a resume has nothing to do."""
+        """Save the end, so that a resume has nothing to do."""
         epochs = trainer.current_epoch
         reason = "epochs" if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs else "stopped"
         self._save(trainer, Position(epochs, 0, trainer.global_step, reason))
