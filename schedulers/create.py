@@ -70,7 +70,7 @@ class CreateScheduler(AbstractBaseScheduler):
         return "none" in self.fm.data.index().get(name, {})
 
     def _dataset(self, name: str) -> str:
-        """The dataset of a task; taken from an existing task itself, since its creator may be gone."""
+        """The dataset of a task; read from an existing task itself, since its creator may not be installed any more."""
         from mml_ray.prepare.create import dataset_of_task
 
         if self._exists(name):

@@ -199,7 +199,7 @@ def base_of(name: str) -> str:
 
 
 def outer_fold(task: str, fold: int) -> int:
-    """The number of the fold that this model stands for in the cross-validation: of a nested task its (last) nested fold."""
+    """The fold of this model in the outer cross-validation: for a nested task the argument of its last ``nested`` tag."""
     nested = [tag for tag in parse(task).tags if tag.name == "nested"]
     return int(nested[-1].args[0]) if nested else fold
 

@@ -96,7 +96,7 @@ class TrainingScheduler(AbstractBaseScheduler):
             named = fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
             if len(named) != int(total) - 1:
                 raise MMLMisconfigurationException(
-                    f"mode.multitask={total} needs {int(total) - 1} task(s) beside the pivot, but mode.co_tasks names {len(named)}: "
+                    f"mode.multitask={total} needs {int(total) - 1} task(s) in addition to the pivot, but mode.co_tasks names {len(named)}: "
                     f"{', '.join(named)}."
                 )
             return named

@@ -64,7 +64,7 @@ def load_model(path: Path | str) -> BaseModel:
 
 def _config(metadata: Mapping[str, str], path: Path | str) -> dict[str, Any]:
     if _KEY not in metadata:
-        raise DataError(f"{path} has no header of mml-ray: it cannot be told which model these weights belong to.")
+        raise DataError(f"{path} has no header of mml-ray, so the model of these weights is unknown.")
     header = json.loads(metadata[_KEY])
     if header["format"] > FORMAT:
         raise DataError(f"{path} has format {header['format']}, this version reads up to {FORMAT}: update mml-ray.")
@@ -84,7 +84,7 @@ def _from_scratch(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU that share no memory, as the format demands."""
+    """Contiguous tensors on the CPU that share no memory, which the format requires."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -254,7 +254,7 @@ class MultiTaskModel(BaseModel):
         if not len(self._metrics.get(task, ())) or (phase == "train" and not self.setting("train_metrics", True)):
             return False
         is_index = self.specs[task].kind.target_dtype == "int64"
-        return not (is_index and targets.is_floating_point())  # what mixup made of classes is a probability, and has no class
+        return not (is_index and targets.is_floating_point())  # mixup turns classes into probabilities, which have no metrics
 
     def summarize(self, phase: str) -> dict[str, float]:
         """The losses, their total over all tasks, the metrics, and for a test their bootstrap."""

@@ -102,7 +102,7 @@ class SampleList(_Fields):
         return SampleList([(field, getattr(self, field)) for field in fields])
 
     def get_item_list(self, key: str) -> SampleList:
-        """A new list made of the (mapping) field ``key``."""
+        """A new list with the content of the (mapping) field ``key``."""
         return SampleList([self[key]])
 
     def get_batch_size(self) -> int:

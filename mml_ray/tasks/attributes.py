@@ -105,7 +105,7 @@ class TaskType(OpenEnum):
         return found
 
     def requires(self) -> list[list[Modality]]:
-        """The needed modalities: one of the outer lists has to be complete. ``[[]]`` if nothing is required."""
+        """The needed modalities: a sample must have all of one of the inner lists. ``[[]]`` if nothing is required."""
         options = dict.fromkeys(option for kind in kinds_of(self) for option in kind.requires)
         return [[Modality(part) for part in option] for option in options] or [[]]
 
@@ -150,7 +150,7 @@ class _Routes(MutableMapping[TaskType, str]):
 
 #: task type -> key below ``loss`` and ``metrics`` in the configuration; plugins may add theirs
 CONFIGS_ROUTES = _Routes()
-#: modalities that geometric augmentations have to transform together with the image; plugins add theirs
+#: modalities that geometric augmentations must transform together with the image; plugins add theirs
 KORNIA_VALID_MODALITIES: set[Modality] = {Modality.IMAGE, Modality.MASK, Modality.BBOX, Modality.KEYPOINTS}
 #: those of them that albumentations can transform, and as what; plugins add theirs
 ALBUMENTATIONS_TARGETS: dict[str, str] = {Modality.IMAGE: "image", Modality.MASK: "mask", Modality.KEYPOINTS: "keypoints"}

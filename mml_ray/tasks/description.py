@@ -84,7 +84,7 @@ class TaskDescription(TaskMeta):
 
     @property
     def num_samples(self) -> int:
-        """Training samples, or unlabelled ones where there are no others."""
+        """Training samples, or unlabelled ones if there are none."""
         return sum(map(len, self.train_folds)) or len(self.unlabeled_samples)
 
     def sample_ids(self, split: DataSplit | str, fold: int = 0) -> list[str]:

@@ -42,7 +42,7 @@ class TaskMeta:
     stds: RGBInfo = _UNKNOWN_CHANNELS
     sizes: Sizes = _UNKNOWN_SIZES
     idx_to_class: dict[int, str] = field(default_factory=dict)
-    #: class name -> how many training samples show it
+    #: class name -> number of training samples with it
     class_occ: dict[str, int] = field(default_factory=dict)
     description: str = ""
     creation_protocol: str = ""

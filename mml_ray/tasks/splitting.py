@@ -80,7 +80,7 @@ def split_stratified(
     """Spread positions over folds so that every fold sees each label as often as its size asks for; ascending positions per fold.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011), where a whole group
-    (positions of equal ``groups``; ``None`` stands alone) is placed at once and counts with all its labels. Fewer groups than folds
+    (positions of equal ``groups``; ``None`` is a group of its own) is placed at once and counts with all its labels. Fewer groups than folds
     raise :class:`DataError`. Costs about 2 microseconds per position and fold.
     """
     check_folds(n_folds, fold_0_fraction)
@@ -124,7 +124,7 @@ def _assign(units: Sequence[Sequence[int]], counts: Sequence[Counter[Label]], *,
         for label in counts[unit]:
             holders[label].append(unit)
     wanted = {label: [share * total[label] for share in shares] for label in holders}
-    room = [share * sum(map(len, units)) for share in shares]
+    capacity = [share * sum(map(len, units)) for share in shares]
     left = {label: len(found) for label, found in holders.items()}
     chosen = [-1] * len(units)
     sizes = [round(share / max(shares), 12) for share in shares]
@@ -132,10 +132,10 @@ def _assign(units: Sequence[Sequence[int]], counts: Sequence[Counter[Label]], *,
     def place(unit: int, missing: Sequence[float]) -> None:
         fold = max(
             range(len(shares)),
-            key=lambda number: (round(missing[number] / sizes[number], 9), round(room[number] / sizes[number], 9)),
+            key=lambda number: (round(missing[number] / sizes[number], 9), round(capacity[number] / sizes[number], 9)),
         )
         chosen[unit] = fold
-        room[fold] -= len(units[unit])
+        capacity[fold] -= len(units[unit])
         for label, count in counts[unit].items():
             wanted[label][fold] -= count
             left[label] -= 1
@@ -149,7 +149,7 @@ def _assign(units: Sequence[Sequence[int]], counts: Sequence[Counter[Label]], *,
         left = {label: count for label, count in left.items() if count}
     for unit in sorted(order, key=lambda unit: -len(units[unit])):
         if chosen[unit] < 0:
-            place(unit, room)
+            place(unit, capacity)
     return _fill_empty(units, chosen, len(shares))
 
 

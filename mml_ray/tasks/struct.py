@@ -18,7 +18,7 @@ from mml_ray.tasks.header import TaskHeader
 class TaskStruct(TaskHeader):
     """A task as seen by a run. ``paths`` and ``models`` grow during the run; the rest is fixed."""
 
-    #: training samples, or unlabelled ones where there are no others
+    #: training samples, or unlabelled ones if there are none
     num_samples: int = 0
     n_folds: int = 0
     paths: dict[str, Path] = field(default_factory=dict)

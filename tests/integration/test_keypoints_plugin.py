@@ -95,7 +95,7 @@ def test_what_cannot_move_landmarks_is_refused(batches: dict[str, Any], place: P
 
 
 def test_a_sample_with_wrong_landmarks_is_named(batches: dict[str, Any]) -> None:
-    assert batches["wrong"].startswith("Sample 'one' of task 'wrong': Landmarks have to be 3 pairs of finite numbers")
+    assert batches["wrong"].startswith("Sample 'one' of task 'wrong': Landmarks must be 3 pairs of finite numbers")
 
 
 def test_one_object_a_head_and_a_verifier_are_a_task_kind(batches: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A dataset to try it with: three coloured dots on grey noise, whose places are the landmarks."""
+"""A dataset to try it with: three colored dots on gray noise, whose centers are the landmarks."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ def create_dataset(context: CreationContext) -> Path:
     for number in range(60):
         image = random.integers(0, 60, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         points = random.uniform(0.25, 0.75, (3, 2)) * (WIDTH, HEIGHT)
-        for colour, point in zip(np.eye(3) * 255, points.round(), strict=True):
-            cv2.circle(image, (int(point[0]), int(point[1])), 3, colour.tolist(), -1)
+        for color, point in zip(np.eye(3) * 255, points.round(), strict=True):
+            cv2.circle(image, (int(point[0]), int(point[1])), 3, color.tolist(), -1)
         write_png(folder / f"{number:03d}.png", image)
         found[f"{number:03d}"] = points.round().tolist()
     (folder / "dots.json").write_text(json.dumps(found))

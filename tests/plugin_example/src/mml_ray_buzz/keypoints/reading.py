@@ -21,7 +21,7 @@ def verify_landmarks(value: Any, context: VerifierContext) -> Verified:
     except (TypeError, ValueError):
         points = []
     if len(points) != len(context.idx_to_class) or not all(math.isfinite(number) for point in points for number in point):
-        raise DataError(f"Landmarks have to be {len(context.idx_to_class)} pairs of finite numbers, got {value!r}.")
+        raise DataError(f"Landmarks must be {len(context.idx_to_class)} pairs of finite numbers, got {value!r}.")
     return Verified(points)
 
 
@@ -40,7 +40,7 @@ class LandmarkLoader(ModalityLoader):
         """The points; preprocessing and augmentations move them afterwards."""
         points = np.asarray(entry, np.float32)
         if points.shape != self._shape:
-            raise DataError(f"{self._shape[0]} landmarks are needed, got an array of shape {points.shape}.")
+            raise DataError(f"There must be {self._shape[0]} landmarks, got an array of shape {points.shape}.")
         return points
 
 
