@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mml_ray import env, plugins
 
@@ -27,11 +27,20 @@ class RunSummary(Protocol):
 
 def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunRequest:
     """Load env file and plugins, then compose and check the configuration of ``mode key=value ...``."""
-    from mml_ray.composition.compose import compose_run as compose
-
     env.load()
     plugins.load()
-    return compose(argv, flags)
+    from mml_ray.schedulers.loading import compose_checked
+
+    return compose_checked(argv, flags)
+
+
+def configuration_schema(argv: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of the configuration of ``mode key=value ...``, as it is without settings of its own for ``info``."""
+    request = compose_run(argv or ["info"])
+    from mml_ray.preflight.schema import configuration_schema as schema_of
+    from mml_ray.schedulers.loading import mode_facts
+
+    return schema_of(request, mode_facts(request.cfg))
 
 
 def execute(request: RunRequest) -> RunSummary:

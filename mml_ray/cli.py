@@ -40,6 +40,8 @@ def dispatch(arguments: list[str]) -> int:
         return _install(line)
     if line.complete:
         return _complete(line)
+    if line.action == "schema":
+        return _schema(line)
     if line.shown:
         return _show_configuration(line)
     return _run(line) if arguments else _bare()
@@ -81,6 +83,15 @@ def _show_configuration(line: CommandLine) -> int:
     for notice in request.notices:
         print(notice, file=sys.stderr)
     print(OmegaConf.to_yaml(request.cfg, resolve=line.resolve), end="")
+    return EXIT_OK
+
+
+def _schema(line: CommandLine) -> int:
+    import json
+
+    from mml_ray import api
+
+    print(json.dumps(api.configuration_schema(line.rest), indent=2))
     return EXIT_OK
 
 

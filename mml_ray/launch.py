@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mml_ray.composition.compose import compose_run, settings_of_options
+from mml_ray.composition.compose import settings_of_options
 from mml_ray.composition.request import RunRequest
 from mml_ray.composition.secrets import SECRETS, take_secrets, without_secrets
 from mml_ray.driver.executor import RunSummary
 from mml_ray.errors import MMLMisconfigurationException, PlanMismatchError, UnknownNameError
 from mml_ray.schedulers import tasklist
-from mml_ray.schedulers.base import AbstractBaseScheduler, NoSubroutineError
+from mml_ray.schedulers.base import AbstractBaseScheduler
+from mml_ray.schedulers.loading import compose_checked, scheduler_class
 from mml_ray.store.paths import RunPaths
 from mml_ray.store.run.store import find_runs, read_run
 
@@ -61,37 +60,6 @@ def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
     scheduler = scheduler_class(cfg)(cfg=cfg)  # type: ignore[call-arg]  # a subclass knows its subroutines
     _ = scheduler.plan  # built now: what is wrong with the tasks is found before anything else starts
     return scheduler
-
-
-def subroutines(cfg: DictConfig) -> list[str]:
-    """What ``mode.subroutines`` may name: a scheduler says it first of all when it is made, so none is made to the end."""
-    with open_dict(cfg):
-        cfg.mode.subroutines = []
-    kind = scheduler_class(cfg)
-    unmade = kind.__new__(kind)
-    with contextlib.suppress(NoSubroutineError):
-        kind.__init__(unmade, cfg)  # type: ignore[call-arg]
-    return unmade.available_subroutines
-
-
-def scheduler_class(cfg: DictConfig) -> type[AbstractBaseScheduler]:
-    """The class that ``mode.scheduler._target_`` names.
-
-    Raises:
-        MMLMisconfigurationException: the class cannot be imported, or is no scheduler.
-    """
-    target = str(OmegaConf.select(cfg, "mode.scheduler._target_", default=""))
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise MMLMisconfigurationException(
-            f"mode.scheduler._target_='{target}' cannot be imported: {error}. It is the full name of a scheduler class, "
-            "such as mml_ray.schedulers.train.TrainingScheduler."
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, AbstractBaseScheduler)):
-        raise MMLMisconfigurationException(f"mode.scheduler._target_='{target}' is no AbstractBaseScheduler.")
-    return found
 
 
 # -- continue ------------------------------------------------------------------------------------------------------------------------
@@ -191,7 +159,7 @@ def _refuse_changes(stored: DictConfig, request: RunRequest, choices: Mapping[st
     if not given:
         return
     argv = [f"mode={mode}", *(override for override in request.overrides if not override.startswith("mode="))]
-    again = request if request.mode is not None else compose_run(argv)
+    again = request if request.mode is not None else compose_checked(argv)
     cfg = without_secrets(again.cfg)
     tasklist.expand(cfg)  # as that of the run was
     options = settings_of_options(argv)

@@ -1,15 +1,17 @@
 """Option objects: the settings of one configuration group as a frozen, typed object that validates itself.
 
-A package defines the options that it reads, and everybody builds them by :func:`build`::
+A package defines the options that it reads::
 
     class TuneOptions(Options):
+        group = "tune"
+
         lr: bool = False
         lr_kwargs: dict[str, Any] = {}
 
-    build(TuneOptions, "tune", {"lr": "yes"})   # MMLMisconfigurationException: tune.lr must be true or false, got 'yes'.
+    TuneOptions.of({"lr": "yes"})   # MMLMisconfigurationException: tune.lr must be true or false, got 'yes'.
 
 What a field may be stands in its annotation alone: the check, its message, the choices of tab completion and the JSON schema follow.
-A validator raises ``ValueError("must be ..., got ...")`` for a field, and a whole sentence for the object.
+A validator raises ``ValueError("must be ..., got ...")``, which is put behind the key.
 
 Importing this module imports pydantic (0.1 s), so nothing that has to answer at once may do it.
 """
@@ -19,26 +21,13 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic import Field as Field
 
 from mml_ray.errors import MMLMisconfigurationException
-
-__all__ = [
-    "AS_TEXT",
-    "Field",
-    "Fraction",
-    "Off",
-    "Options",
-    "Text",
-    "Texts",
-    "build",
-    "in_words",
-    "no_option_message",
-    "schema_of",
-]
 
 T = TypeVar("T", bound="Options")
 #: names listed in a message where none of them comes close
@@ -51,6 +40,19 @@ class Options(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False, protected_namespaces=()
     )
+
+    #: the key of the configuration that holds these settings; empty: the top level
+    group: ClassVar[str] = ""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | Self | None, *, ignore_unknown: bool = False) -> Self:
+        """From plain settings, see :func:`build`; options are returned as they are."""
+        return given if isinstance(given, cls) else build(cls, cls.group, given or {}, ignore_unknown=ignore_unknown)  # type: ignore[arg-type]
+
+    @classmethod
+    def declared(cls) -> tuple[str, ...]:
+        """The keys that have a field, as they stand in the configuration."""
+        return tuple(field.alias or name for name, field in cls.model_fields.items())
 
     def plain(self) -> dict[str, Any]:
         """What was given, as plain data with the keys of the configuration; defaults that nobody gave are left out."""
@@ -78,11 +80,18 @@ def _as_off(value: Any) -> Any:
 #: for a ``Literal`` of texts of which some look like numbers: ``trainer.precision=32``
 AS_TEXT = BeforeValidator(_as_text)
 Text = Annotated[str, AS_TEXT]
+#: for a tuple, which strictly would not take a list
+LIST = Field(strict=False)
 #: a list of texts; one alone counts as a list of one
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(strict=False)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), LIST]
 #: ``false``, as which 0 counts too
 Off = Annotated[Literal[False], BeforeValidator(_as_off)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(gt=0)]
+Numbers = Annotated[tuple[float, ...], LIST]
 
 
 def build(
@@ -106,7 +115,7 @@ def build(
         unknown = [item["loc"] for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
         if ignore_unknown and unknown:
             return build(cls, key, _without(given, unknown), typed=typed, ignore_unknown=True)
-        raise MMLMisconfigurationException("\n".join(dict.fromkeys(_sentences(cls, key, given, error)))) from error
+        raise MMLMisconfigurationException("\n".join(_sentences(cls, key, given, error))) from error
 
 
 def _without(given: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
@@ -120,32 +129,37 @@ def _without(given: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) 
     return rest
 
 
-def _sentences(cls: type[Options], key: str, given: Any, error: ValidationError) -> Iterator[str]:
+def _sentences(cls: type[Options], key: str, given: Any, error: ValidationError) -> list[str]:
+    """One for each setting; of a union, whose members all complain, what was found deepest inside."""
+    found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        name, wanted, value = _place(schema_of(cls), key, given, item["loc"])
-        if item["type"] == "extra_forbidden":
-            *_, last = item["loc"]
-            yield no_option_message(name, str(last), wanted.get("properties", ()))
-        elif item["type"] == "missing" and isinstance(item["loc"][-1], str):
-            yield f"{name}.{item['loc'][-1]} is missing.".removeprefix(".")
+        *parents, last = item["loc"] or (None,)
+        about_a_key = item["type"] in ("extra_forbidden", "missing") and isinstance(last, str)
+        name, wanted, value = _place(schema_of(cls), key, given, parents if about_a_key else item["loc"])
+        if about_a_key:
+            place = f"{name}.{last}".removeprefix(".")
+            known = wanted.get("properties", ())
+            found[place] = f"{place} is missing." if item["type"] == "missing" else no_option_message(name, str(last), known)
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
-            yield text if wanted.get("properties") else f"{name} {text}"
+            found.setdefault(name, f"{name}{'' if text.startswith('.') else ' '}{text}".lstrip())
         else:
-            yield f"{name} must be {describe(wanted)}, got {_shown(value)}."
+            found.setdefault(name, f"{name} must be {describe(wanted)}, got {_shown(value)}.")
+    return [text for name, text in found.items() if not any(other.startswith(f"{name}.") for other in found)]
 
 
-def _place(schema: Mapping[str, Any], key: str, given: Any, location: Sequence[int | str]) -> tuple[str, Mapping[str, Any], Any]:
+def _place(schema: Mapping[str, Any], key: str, given: Any, location: Sequence[Any]) -> tuple[str, Mapping[str, Any], Any]:
     """Dotted key, schema and value of an error's location, as far as it leads along keys and positions."""
     node: Mapping[str, Any] = schema
     names = [key] if key else []
     for part in location:
         inner = _inner(node, part, schema)
-        if inner is None:
+        if inner is None or not isinstance(
+            given, Mapping | list | tuple
+        ):  # the name of a union's member, or what a validator made
             break
-        node = inner
+        node, given = inner, given[part]
         names.append(str(part))
-        given = given[part]
     return ".".join(names), node, given
 
 
@@ -158,6 +172,14 @@ def _inner(node: Mapping[str, Any], part: int | str, schema: Mapping[str, Any]) 
         if isinstance(part, int) and isinstance(branch.get("items"), dict):
             return resolved(branch["items"], schema)
     return None
+
+
+def inner_schema(schema: Mapping[str, Any], location: Sequence[str]) -> Mapping[str, Any] | None:
+    """The node of a setting within the JSON schema of its group; ``None``: the group does not declare it."""
+    node: Mapping[str, Any] | None = schema
+    for part in location:
+        node = _inner(node, int(part) if part.isdigit() else part, schema) if node is not None else None
+    return node
 
 
 @functools.cache
@@ -175,8 +197,8 @@ def resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str,
 
 def describe(node: Mapping[str, Any]) -> str:
     """What a setting may be, from its JSON schema: ``an integer greater than 1``, ``null or text``."""
-    alternatives = [text for branch in node.get("anyOf", [node]) for text in _alternatives(branch)]
-    return _either(list(dict.fromkeys(alternatives)))
+    branches = sorted(node.get("anyOf", [node]), key=lambda branch: branch.get("type") != "null")
+    return _either(list(dict.fromkeys(text for branch in branches for text in _alternatives(branch))))
 
 
 def choices(node: Mapping[str, Any]) -> list[str]:
@@ -191,14 +213,17 @@ def choices(node: Mapping[str, Any]) -> list[str]:
 
 
 def _alternatives(node: Mapping[str, Any]) -> list[str]:
-    if "const" in node or "enum" in node:
+    if "const" in node or "enum" in node or node.get("type") == "boolean":
         return choices(node)
-    kind = str(node.get("type", ""))
-    simple = {"null": "null", "boolean": "true or false", "string": "text", "array": _list(node)}
+    kind = "object" if "$ref" in node else str(node.get("type", ""))
+    simple = {"null": "null", "string": "text"}
     if kind in ("integer", "number"):
+        noun = "an integer" if kind == "integer" else "a number"
+        if "minimum" in node and "maximum" in node:
+            return [f"{noun} from {node['minimum']:g} to {node['maximum']:g}"]
         bounds = [f"{word} {node[name]:g}" for name, word in _BOUNDS.items() if name in node]
-        return [" ".join(["an integer" if kind == "integer" else "a number", " and ".join(bounds)]).strip()]
-    return [simple.get(kind, "a mapping")]
+        return [f"{noun} {' and '.join(bounds)}".strip()]
+    return [_list(node) if kind == "array" else simple.get(kind, "a mapping" if kind else "anything")]
 
 
 _BOUNDS = {
@@ -211,9 +236,11 @@ _BOUNDS = {
 
 def _list(node: Mapping[str, Any]) -> str:
     items = node.get("prefixItems") or [node.get("items") or {}]
-    each = describe(items[0]) if items[0] else "anything"
-    count = f"{len(items)} items" if "prefixItems" in node else "items"
-    return f"a list of {count}, each {each}"
+    if "prefixItems" in node:
+        return f"a list of {len(items)}, each {describe(items[0])}"
+    known = {"text": "texts", "a number": "numbers", "an integer": "integers", "a mapping": "mappings"}
+    each = describe(items[0])
+    return f"a list of {known[each]}" if each in known else f"a list, each item {each}"
 
 
 def _either(words: Sequence[str]) -> str:

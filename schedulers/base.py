@@ -29,8 +29,8 @@ from mml_ray.driver.command import FINISH, FRAME, CommandDefaults, defaults_of
 from mml_ray.driver.graph import Entry, Plan, build_plan
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 from mml_ray.options import build
+from mml_ray.preflight.facts import ModeOptions
 from mml_ray.runs.options import RunOptions
-from mml_ray.runs.session import Session
 from mml_ray.schedulers import structs, tasklist
 from mml_ray.store.manager import MMLFileManager
 from mml_ray.tasks.struct import TaskStruct
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
 
     from mml_ray.report.tables import Table
+    from mml_ray.runs.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,11 @@ class AbstractBaseScheduler(ABC):
     uses_preprocessed: bool = True
     #: whether ``sys.executor=auto`` picks Ray even for a purely sequential plan
     uses_ray_when_sequential: bool = False
+    #: options of the group ``mode``; ``None``: it may hold anything
+    mode_options: type[ModeOptions] | None = None
+    #: by subroutine the keys of the configuration that it reads, beside those that every run reads; ``None``: all. A subclass declares
+    #: both anew, or may be given anything
+    uses: Mapping[str, tuple[str, ...]] | None = None
 
     def __init__(self, cfg: DictConfig, available_subroutines: list[str]) -> None:
         self.cfg = cfg
@@ -164,6 +170,8 @@ class AbstractBaseScheduler(ABC):
         ``choices`` (the option of each group) are kept with a new run, for a later call that continues it and names one of them.
         """
         mode, project, seed = str(self.cfg.mode.id), str(self.cfg.proj), self.cfg.get("seed", None)
+        from mml_ray.runs.session import Session
+
         return Session(
             workload=self,
             plan=self.plan,

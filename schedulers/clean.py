@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from mml_ray.data.cache.node_folder import Claim, stores_of_node
 from mml_ray.errors import CommandInterrupted, DataError, StorageError
+from mml_ray.preflight.facts import ModeOptions
 from mml_ray.report.tables import Table
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.schedulers.folds import base_of
@@ -22,6 +23,13 @@ from mml_ray.store.data_root import DATASET_PREFIX, DOWNLOADS, PREPROCESSED, RAW
 
 #: a temporary file of this age does not belong to a living writer
 _STALE_SECONDS = 60.0
+
+
+class CleanOptions(ModeOptions):
+    """Of the mode ``clean``."""
+
+    force: bool = False
+    all: bool = False
 
 
 class CleanScheduler(AbstractBaseScheduler):
@@ -33,6 +41,8 @@ class CleanScheduler(AbstractBaseScheduler):
     """
 
     requires_tasks = False
+    mode_options = CleanOptions
+    uses = {"temp": (), "download": (), "cache": ()}
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["temp", "download", "cache"])

@@ -7,12 +7,13 @@ import logging
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 
 from mml_ray.driver import worker
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.options import Options
 from mml_ray.tasks.struct import TaskStruct
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mml_ray.schedulers.base import AbstractBaseScheduler
 
 log = logging.getLogger(__name__)
+T = TypeVar("T", bound=Options)
 
 
 def plain(scheduler: AbstractBaseScheduler, key: str) -> dict[str, Any]:
@@ -34,6 +36,11 @@ def plain(scheduler: AbstractBaseScheduler, key: str) -> dict[str, Any]:
     return {str(name): value for name, value in content.items()}
 
 
+def options_of(scheduler: AbstractBaseScheduler, cls: type[T]) -> T:
+    """The options of one group; keys that another version wrote into a run's configuration are passed over."""
+    return cls.of(plain(scheduler, cls.group), ignore_unknown=True)
+
+
 def command_seed() -> int:
     """The seed of the running command; where nothing is seeded (``seed=0``), a fresh one."""
     seed = worker.current_seed()
@@ -41,10 +48,10 @@ def command_seed() -> int:
 
 
 def create_datamodule(scheduler: AbstractBaseScheduler, structs: list[TaskStruct], fold: int) -> MultiTaskDataModule:
-    """See ``AbstractBaseScheduler.create_datamodule``. A task with fewer folds counts them round."""
+    """See ``AbstractBaseScheduler.create_datamodule``. The fold is taken modulo the number of folds of each task."""
     worker.prepare_torch()
     from mml_ray.data.datamodule import MultiTaskDataModule
-    from mml_ray.data.options import DataTask, LoadingOptions
+    from mml_ray.data.options import AugmentationOptions, DataTask, LoadingOptions, PreprocessingOptions, SamplingOptions
 
     if not structs:
         raise MMLMisconfigurationException("create_datamodule needs at least one task struct.")
@@ -61,10 +68,10 @@ def create_datamodule(scheduler: AbstractBaseScheduler, structs: list[TaskStruct
         )
         for struct in structs
     ]
-    options = LoadingOptions.of(
-        sampling=plain(scheduler, "sampling"),
-        preprocessing=plain(scheduler, "preprocessing"),
-        augmentations=plain(scheduler, "augmentations"),
+    options = LoadingOptions(
+        sampling=options_of(scheduler, SamplingOptions),
+        preprocessing=options_of(scheduler, PreprocessingOptions),
+        augmentations=options_of(scheduler, AugmentationOptions),
         loaders={str(key): str(value) for key, value in plain(scheduler, "loaders").items()},
         seed=command_seed(),
         num_workers=worker_processes(scheduler.cfg.get("num_workers", None)),
@@ -131,20 +138,21 @@ def create_trainer(scheduler: AbstractBaseScheduler, *, monitor: tuple[str, str]
     worker.prepare_torch()
     from mml_ray.training.fit import find_callback
     from mml_ray.training.loop import MetricsTracker, TrainingCheckpoint
-    from mml_ray.training.trainer import TrainerOptions, create_trainer
+    from mml_ray.training.options import TrainerOptions
+    from mml_ray.training.trainer import TrainerContext, create_trainer
 
     manager = scheduler.fm
     bound = manager.attempt is not None
     trainer = create_trainer(
-        TrainerOptions.from_config(
-            plain(scheduler, "trainer"),
+        options_of(scheduler, TrainerOptions),
+        TrainerContext(
             seed=worker.current_seed(),
             monitor=monitor,
             callbacks=plain(scheduler, "cbs"),
             checkpoint_dir=scheduler.get_checkpoints_dir() if bound else None,
             report=manager.report if bound else None,
             should_stop=manager.should_stop if bound else None,
-        )
+        ),
     )
     scheduler.checkpoint_callback = find_callback(trainer, TrainingCheckpoint)
     if metrics_callback:
@@ -154,8 +162,10 @@ def create_trainer(scheduler: AbstractBaseScheduler, *, monitor: tuple[str, str]
 
 def tune(scheduler: AbstractBaseScheduler, trainer: Any, model: Any, *, datamodule: Any, train_dataloaders: Any) -> None:
     """See ``AbstractBaseScheduler.lightning_tune``. Skipped when the training goes on from a checkpoint."""
-    options = plain(scheduler, "tune")
-    if not (options.get("lr") or options.get("bs")):
+    from mml_ray.training.options import TuneOptions
+
+    options = options_of(scheduler, TuneOptions)
+    if not (options.lr or options.bs):
         return
     checkpoint = scheduler.checkpoint_callback
     if checkpoint is not None and checkpoint.generations is not None and checkpoint.generations.latest() is not None:
@@ -166,13 +176,13 @@ def tune(scheduler: AbstractBaseScheduler, trainer: Any, model: Any, *, datamodu
 
     data = {"datamodule": datamodule} if datamodule is not None else {"train_dataloaders": train_dataloaders}
     tuner = Tuner(trainer)
-    if options.get("bs"):
+    if options.bs:
         with quiet():
-            size = tuner.scale_batch_size(model, **data, **(options.get("bs_kwargs") or {}))
+            size = tuner.scale_batch_size(model, **data, **options.bs_kwargs)
         log.info("tune.bs: batches of %s.", size)
-    if options.get("lr"):
+    if options.lr:
         with quiet(), _any_number_of_epochs(trainer):
-            found = tuner.lr_find(model, **data, **(options.get("lr_kwargs") or {}))
+            found = tuner.lr_find(model, **data, **options.lr_kwargs)
         suggestion = found.suggestion() if found is not None else None
         if suggestion is None:
             log.warning("tune.lr found no learning rate: %g is kept.", model.lr)

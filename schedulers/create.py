@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.options import Field
+from mml_ray.preflight.facts import ModeOptions
+from mml_ray.schedulers import components
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.schedulers.reporting import Reporter, warnings_as_messages
 
 log = logging.getLogger(__name__)
 
 
+class CreateOptions(ModeOptions):
+    """Of the mode ``create``."""
+
+    n_folds: int = Field(5, gt=1)
+    ensure_balancing: bool = True
+    forbid_leakage: bool = False
+    on_broken: Literal["refuse", "skip"] = "refuse"
+
+
 class CreateScheduler(AbstractBaseScheduler):
     """Creates missing datasets and tasks; safe to repeat. Subroutines: ``dataset`` (download, unpack), ``task`` (describe, verify, split)."""
 
     requires_tasks = False
+    mode_options = CreateOptions
+    uses = {"dataset": (), "task": ()}
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["dataset", "task"])
-        folds, balancing = cfg.mode.n_folds, cfg.mode.ensure_balancing
-        if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-            raise MMLMisconfigurationException(f"mode.n_folds={folds!r}: an integer larger than 1.")
-        if not isinstance(balancing, bool):
-            raise MMLMisconfigurationException(f"mode.ensure_balancing={balancing!r}: true or false.")
+        CreateOptions.of(components.plain(self, "mode"), ignore_unknown=True)  # that of a caller who composed nothing
 
     def create_routine(self) -> None:
         """One command for each dataset, then one for each task; a task waits for its own dataset only.

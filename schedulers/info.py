@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mml_ray.options import Text
+from mml_ray.preflight.facts import ModeOptions
 from mml_ray.report.tables import Table, number
 from mml_ray.schedulers.base import AbstractBaseScheduler
 
@@ -18,9 +20,19 @@ if TYPE_CHECKING:
 _CLASSES = 30
 
 
+class InfoOptions(ModeOptions):
+    """Of the mode ``info``."""
+
+    study_name: Text | None = None
+    info_grid: bool = True
+    info_individual: bool = True
+
+
 class InfoScheduler(AbstractBaseScheduler):
     """Shows ``tasks``, ``samples`` (pictures), ``models`` and ``hpo`` studies; without a task list: all tasks of the data root."""
 
+    mode_options = InfoOptions
+    uses = {"tasks": ("preprocessing",), "hpo": (), "samples": ("preprocessing", "loaders"), "models": ("reuse.models",)}
     uses_preprocessed = False  # it shows raw images
 
     def __init__(self, cfg: DictConfig) -> None:

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.preflight.facts import ModeOptions
 from mml_ray.report.tables import Table
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.schedulers.reporting import Reporter
 
 if TYPE_CHECKING:
-    from mml_ray.data.options import Preprocessing
+    from mml_ray.data.options import PreprocessingOptions
     from mml_ray.data.preprocess import StoreSummary
+
+
+class PreprocessOptions(ModeOptions):
+    """Of the mode ``pp``."""
 
 
 class PreprocessScheduler(AbstractBaseScheduler):
@@ -23,6 +28,8 @@ class PreprocessScheduler(AbstractBaseScheduler):
     Safe to repeat: only new and changed images are processed. For a tagged task its base is preprocessed.
     """
 
+    mode_options = PreprocessOptions
+    uses = {"preprocess": ("preprocessing", "loaders", "num_workers")}
     uses_preprocessed = False  # it updates stored images that other modes would refuse
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -70,11 +77,11 @@ class PreprocessScheduler(AbstractBaseScheduler):
     def preprocess(self, name: str) -> dict[str, Any]:
         """Update the stored images of one task; returns what was done, and the path of the description."""
         from mml_ray.data.cache.arrow import STORE_FOLDER, is_store
-        from mml_ray.data.options import Preprocessing
+        from mml_ray.data.options import PreprocessingOptions
         from mml_ray.prepare.preprocessed import is_described, write_definition
         from mml_ray.schedulers import components
 
-        root, chosen = self.fm.data, Preprocessing.of(components.plain(self, "preprocessing"))
+        root, chosen = self.fm.data, PreprocessingOptions.of(components.plain(self, "preprocessing"))
         dataset = str(root.header(name).relative_root).rpartition("DSET_")[2]
         folder = root.dataset_path(dataset, chosen.id) / STORE_FOLDER
         with root.locked(f"PP_{chosen.id}_{dataset}"):
@@ -90,7 +97,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
         path = self.fm.stored(root.description_path(name, chosen.id))
         return {"task": name, "written": summary.written, "kept": summary.kept, "bytes": summary.size, "description": path}
 
-    def _store(self, name: str, folder: Path, chosen: Preprocessing) -> StoreSummary:
+    def _store(self, name: str, folder: Path, chosen: PreprocessingOptions) -> StoreSummary:
         from mml_ray.data.preprocess import store_arrays
         from mml_ray.driver import worker
         from mml_ray.prepare.preprocessed import raw_description
@@ -108,7 +115,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
                 progress=Reporter(self.fm, "images"),
             )
 
-    def _describe(self, name: str, folder: Path, chosen: Preprocessing) -> None:
+    def _describe(self, name: str, folder: Path, chosen: PreprocessingOptions) -> None:
         from mml_ray.data.cache.arrow import ArrowReader
         from mml_ray.driver import worker
         from mml_ray.prepare.preprocessed import describe_preprocessed

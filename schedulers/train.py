@@ -8,14 +8,17 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
 from mml_ray.composition.portable import portable
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError
+from mml_ray.options import Field, Numbers, Off, Texts
+from mml_ray.preflight.facts import ModeOptions
+from mml_ray.preflight.tasks import TaskChecks
 from mml_ray.report.tables import Table, score_table
-from mml_ray.schedulers import components, suits
+from mml_ray.schedulers import components
 from mml_ray.schedulers import folds as fold_plan
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.seeding import keyed_seed
@@ -29,6 +32,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class TrainingOptions(ModeOptions):
+    """Of the modes ``train``, ``predict`` and ``test``."""
+
+    cv: bool = True
+    nested: bool = True
+    store_parameters: bool = True
+    store_best: bool = True
+    multitask: Off | Annotated[int, Field(gt=1)] = False
+    co_tasks: Literal["random"] | Texts = "random"
+    task_weights: Numbers | None = None
+    eval_on: Texts | None = None
+    use_blueprint: bool = False
+    pipeline_keys: Texts = ()
+
+
+#: what every use of a model reads
+_LOADING = ("augmentations", "cbs", "loaders", "num_workers", "preprocessing", "sampling", "trainer")
+_LEARNING = ("arch", "compile", "loss", "lr_scheduler", "metrics", "optimizer", "peft", "reuse.blueprint", "tune")
+
+
 class TrainingScheduler(AbstractBaseScheduler):
     """Trains the pivot task (``train``), writes predictions (``predict``), evaluates (``test``).
 
@@ -38,6 +61,12 @@ class TrainingScheduler(AbstractBaseScheduler):
 
     gpu_commands = frozenset({"train_fold", "predict_fold", "test_task"})
     uses_ray_when_sequential = True
+    mode_options = TrainingOptions
+    uses = {
+        "train": (*_LOADING, *_LEARNING),
+        "predict": (*_LOADING, "reuse.models", "tta"),
+        "test": (*_LOADING, "reuse.models", "tta"),
+    }
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["train", "predict", "test"])
@@ -51,14 +80,15 @@ class TrainingScheduler(AbstractBaseScheduler):
         self.co_tasks = self._chosen_co_tasks()
         self.task_weights = self._chosen_weights()
         trained_tasks = [str(self.pivot), *self.co_tasks]
+        checks = TaskChecks(self.cfg, self.fm.data)
         if "train" in self.subroutines:
             fold_plan.check_blueprint(self)
-            suits.check_linked(self.cfg, self.fm, trained_tasks)
+            checks.check_linked(trained_tasks)
         if {"predict", "test"} & set(self.subroutines):
-            suits.check_views(self.cfg, self.fm, [str(self.pivot)])
+            checks.check_views([str(self.pivot)])
         units = fold_plan.units(self)
         if "train" in self.subroutines:
-            suits.check(self, trained_tasks, [[unit.task, *self.co_tasks] for unit in units])
+            checks.check_training(trained_tasks, [[unit.task, *self.co_tasks] for unit in units])
         fold_plan.check_models(self, units)
         self._extend_task_list([unit.task for unit in units])
         trained: dict[int, Handle] = {}
@@ -88,8 +118,6 @@ class TrainingScheduler(AbstractBaseScheduler):
                     "mode.co_tasks is set, but mode.multitask=false trains the pivot alone. Set mode.multitask=<number of tasks>."
                 )
             return []
-        if isinstance(total, bool) or int(total) < 2:
-            raise MMLMisconfigurationException(f"mode.multitask={total}: false, or the number of tasks in all (at least 2).")
         pivot = str(self.pivot)
         chosen = self.cfg.mode.co_tasks
         if chosen != "random":

@@ -11,7 +11,7 @@ from mml_ray.options import AS_TEXT, Field, Off, Options, Text, Texts, build, ch
 
 
 class Retries(Options):
-    system: int = Field(3, ge=0)
+    system: int = Field(default=3, ge=0)
 
 
 class Made(Options):
@@ -65,9 +65,9 @@ def test_taken(given: dict[str, Any], taken: dict[str, Any]) -> None:
         ({"name": None}, "made.name must be text, got null."),
         ({"name": [1]}, "made.name must be text, got [1]."),
         ({"seed": True}, "made.seed must be false or an integer of at least 1, got true."),
-        ({"names": None}, "made.names must be a list of items, each text, got null."),
-        ({"betas": [1, 2]}, "made.betas must be a list of 2 items, each a number of at least 0 and less than 1, got [1,2]."),
-        ({"betas": [0.9]}, "made.betas must be a list of 2 items, each a number of at least 0 and less than 1, got [0.9]."),
+        ({"names": None}, "made.names must be a list of texts, got null."),
+        ({"betas": [1, 2]}, "made.betas must be a list of 2, each a number of at least 0 and less than 1, got [1,2]."),
+        ({"betas": [0.9]}, "made.betas must be a list of 2, each a number of at least 0 and less than 1, got [0.9]."),
         ({"weights": [1, "a"]}, "made.weights.1 must be a number, got 'a'."),
         ({"where": "dask"}, "made.where must be auto, inline or ray, got 'dask'."),
         ({"params": 3}, "made.params must be a mapping, got 3."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,70 +22,47 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_ray import env
 from mml_ray.composition import values
-from mml_ray.composition.foresight import check_ahead
-from mml_ray.composition.names import check_names
 from mml_ray.composition.overrides import Arguments, read
 from mml_ray.composition.request import RunFlags, RunRequest
-from mml_ray.composition.rules import MODE_RULES, RULES, check, walk
 from mml_ray.composition.tree import ConfigTree, config_tree
-from mml_ray.composition.trial import try_out, unproven
 from mml_ray.errors import MMLMisconfigurationException
-
-_OWN_SCHEDULERS = "mml_ray.schedulers."
 
 
 def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunRequest:
-    """The request that the arguments (mode and overrides, no flags) stand for.
+    """The request that the arguments (mode and overrides, no flags) stand for; what its settings mean is checked by ``preflight``.
 
     Raises:
-        UserError: whatever is wrong with them, or with a file of the configuration.
+        UserError: they cannot be read or put together, or a file of the configuration cannot.
     """
     flags = flags or RunFlags()
     tree = config_tree()
     arguments = read(argv, tree)
     settings, choices = _compose_groups(arguments, tree)
-    rules = _rules(settings)
-    values.apply(settings, arguments.values, rules, tree.groups)
-    cfg = finish(settings, rules)
-    _check_project(str(cfg.proj))
-    _check_preprocessing(cfg, choices)
-    if cfg["continue"] and cfg.use_best_params:
-        raise MMLMisconfigurationException(
-            f"continue={cfg['continue']} and use_best_params={cfg.use_best_params} contradict: "
-            "a run that is continued keeps its parameters. Give one of them."
-        )
-    if "pipeline_keys" in cfg.mode:  # a mode that trains, or uses what was trained
-        check_names(_plain(cfg))
-        check_ahead(_plain(cfg))
-        lists = {text.lstrip("+~").partition("=")[0]: text.partition("=")[2] for text in arguments.groups}  # no choice, to hydra
-        try_out(_plain(cfg), unproven(arguments.values, {**choices, **lists}, tree=tree, rules=rules))
+    given = values.apply(settings, arguments.values, tree.groups)
     if arguments.verbose:
-        flags = RunFlags(flags.plan, flags.debug, flags.auto_continue, arguments.verbose)
-    return RunRequest(cfg, tuple(arguments.texts), flags, arguments.mode, choices, tuple(arguments.notices))
+        flags = replace(flags, verbose=arguments.verbose)
+    return RunRequest(
+        cfg=_finish(settings),
+        overrides=tuple(arguments.texts),
+        flags=flags,
+        mode=arguments.mode,
+        choices=choices,
+        notices=tuple(arguments.notices),
+        groups=tuple(arguments.groups),
+        values=tuple(given),
+    )
 
 
-def finish(settings: dict[str, Any], rules: dict[str, str]) -> DictConfig:
-    """The final configuration of plain, unresolved settings: complete, resolvable, every rule kept.
-
-    Places become absolute: a command may run in a process with another working directory.
-    """
-    missing = [key for key, value in walk(settings) if value == "???"]
+def _finish(settings: dict[str, Any]) -> DictConfig:
+    """The final configuration of plain, unresolved settings: complete and resolvable."""
+    missing = [key for key, value in values.walk(settings) if value == "???"]
     if missing:
-        raise MMLMisconfigurationException(f"A value is missing for: {', '.join(missing)}. Give it, as in {missing[0]}=...")
+        raise MMLMisconfigurationException(f"A value is missing for: {', '.join(missing)}. Set it, as in {missing[0]}=...")
     cfg = OmegaConf.create(settings)
     try:
-        resolved = OmegaConf.to_container(cfg, resolve=True)
+        OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise MMLMisconfigurationException(f"A reference in the configuration cannot be resolved: {_one_line(error)}") from error
-    assert isinstance(resolved, dict)
-    for key, value in check({str(name): value for name, value in resolved.items()}, rules):
-        OmegaConf.update(cfg, key, value)
-    for key in ("data_dir", "out_dir"):
-        cfg[key] = _absolute(key, resolved[key])
-    source = resolved.get("source") or {}
-    for name in ("path", "images"):
-        if source.get(name):
-            cfg.source[name] = _absolute(f"source.{name}", source[name])
     OmegaConf.set_struct(cfg, True)
     return cfg
 
@@ -165,40 +141,6 @@ def _compose_groups(arguments: Arguments, tree: ConfigTree) -> tuple[dict[str, A
     settings = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}, choices
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
-def _rules(settings: dict[str, Any]) -> dict[str, str]:
-    scheduler = (settings.get("mode") or {}).get("scheduler") or {}
-    own = str(scheduler.get("_target_", "")).startswith(_OWN_SCHEDULERS)
-    return {**RULES, **MODE_RULES} if own else RULES
-
-
-def _check_project(name: str) -> None:
-    if name in ("", ".", "..") or "/" in name or name != name.strip():
-        raise MMLMisconfigurationException(
-            f"proj={name}: a project is one folder below the results root; give the name of a folder."
-        )
-
-
-def _check_preprocessing(cfg: DictConfig, choices: dict[str, str]) -> None:
-    chosen = choices.get("preprocessing")
-    if chosen is not None and cfg.preprocessing.id != chosen:
-        raise MMLMisconfigurationException(
-            f"preprocessing={chosen} has the id '{cfg.preprocessing.id}'. The id names the stored images, so it must be the name "
-            f"of the file: copy preprocessing/{chosen}.yaml to a file named after the new id."
-        )
-
-
-def _absolute(key: str, given: Any) -> str:
-    if not given:
-        raise MMLMisconfigurationException(f"{key} is empty. Set it, or the variable of the env file that it comes from.")
-    return os.path.abspath(Path(str(given)).expanduser())
 
 
 def _one_line(error: BaseException) -> str:

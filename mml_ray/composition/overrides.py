@@ -23,12 +23,13 @@ DEFAULT_MODE = "info"
 
 @dataclass(frozen=True)
 class Value:
-    """One ``key=value``: sign (``""``, ``+``, ``++``, ``~``), dotted key, value, and its text as written."""
+    """One ``key=value``: sign (``""``, ``+``, ``++``, ``~``), dotted key, value, its text as typed, and what it replaces."""
 
     sign: str
     key: str
     value: Any
     written: str
+    default: Any = None
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # omegaconf is slow to import, and the flags alone are needed without it
     from omegaconf import DictConfig
 
+    from mml_ray.composition.overrides import Value
+
 
 @dataclass(frozen=True)
 class RunFlags:
@@ -23,11 +25,11 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A composed and checked configuration, with what it was made from.
+    """A composed configuration, with what it was made from.
 
-    ``overrides`` are the normalized arguments (the mode as ``mode=<name>``); ``choices`` is the option that each group
-    ended with; ``mode`` is the mode that was asked for, or ``None`` (``mml-ray continue=latest``); ``notices`` are lines for
-    the terminal.
+    ``overrides`` are the normalized arguments (the mode as ``mode=<name>``), ``groups`` those of them that choose options of groups,
+    ``values`` the others; ``choices`` is the option that each group ended with; ``mode`` is the mode that was asked for, or ``None``
+    (``mml-ray continue=latest``); ``notices`` are lines for the terminal.
     """
 
     cfg: DictConfig
@@ -36,3 +38,5 @@ class RunRequest:
     mode: str | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    values: tuple[Value, ...] = ()

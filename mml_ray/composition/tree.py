@@ -6,6 +6,7 @@ Reads names and first comment lines only: no hydra, no YAML parser.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,9 +58,49 @@ class ConfigTree:
                 lines.append(line.removeprefix("#").strip())
         return lines
 
+    def key_comments(self, preferred: Iterable[str] = ()) -> dict[str, str]:
+        """Dotted key of a setting to its comment, from the ``preferred`` option files or else from any of its group."""
+        found: dict[str, str] = {}
+        for path in [*(self.files[name] for name in preferred if name in self.files), *self.files.values()]:
+            for key, comment in commented_keys(path.read_text(encoding="utf-8"), self._group_of(path)):
+                if comment:
+                    found.setdefault(key, comment)
+        return found
+
+    def _group_of(self, path: Path) -> str:
+        root = next(root for root in self.roots if path.is_relative_to(root))
+        return path.parent.relative_to(root).as_posix().replace("/", ".").removeprefix(".")
+
     def describe(self, name: str) -> str:
         """The first comment line of ``group/option``, or nothing."""
         return next(iter(self.comments(name)), "")
+
+
+def commented_keys(text: str, group: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, comment) of every mapping key outside lists; a file's first comment line is about the file, not about its first key.
+
+    ``group`` is where the keys belong unless the file names a package.
+    """
+    package = re.search(r"^# *@package +(\S+)", text, re.MULTILINE)
+    place = package[1].replace("_global_", "") if package else group
+    parents: list[tuple[int, str]] = []
+    comment: list[str] = []
+    lines = [line for line in text.splitlines() if not line.startswith("# @package")]
+    for line in lines[1:]:
+        key = re.match(r"^( *)([\w.]+):(?: |$)", line)
+        if line.lstrip().startswith("#"):
+            comment.append(line.strip(" #"))
+            continue
+        if key is not None and not (len(key[1]) == 0 and key[2] == "defaults"):
+            depth = len(key[1])
+            while parents and parents[-1][0] >= depth:
+                parents.pop()
+            if not any(name == "" for _, name in parents):
+                yield ".".join(filter(None, [place, *(name for _, name in parents), key[2]])), " ".join(comment)
+            parents.append((depth, key[2]))
+        elif line.lstrip().startswith("- "):
+            parents.append((len(line) - len(line.lstrip()), ""))  # keys inside lists are arguments of what the list holds
+        comment = []
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from mml_ray.composition.overrides import Value
-from mml_ray.composition.rules import rule_from_default, rule_of, take, walk
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 
 #: mappings whose entries are the user's own: a new key needs no plus sign
@@ -25,39 +25,36 @@ OPEN = (
 _MISSING: Any = object()
 
 
-def apply(settings: dict[str, Any], values: Iterable[Value], rules: Mapping[str, str], groups: Iterable[str]) -> None:
-    """Change ``settings`` (plain, unresolved) in place, in order."""
-    for value in values:
-        if value.sign == "~":
-            _delete(settings, value, groups)
-        elif value.sign:
-            _add(settings, value)
-        else:
-            _change(settings, value, rules, groups)
+def apply(settings: dict[str, Any], values: Iterable[Value], groups: Iterable[str]) -> list[Value]:
+    """Change ``settings`` (plain, unresolved) in place, in order; returns the values with what they replaced."""
+    return [_apply(settings, value, groups) for value in values]
 
 
-def _change(settings: dict[str, Any], value: Value, rules: Mapping[str, str], groups: Iterable[str]) -> None:
+def _apply(settings: dict[str, Any], value: Value, groups: Iterable[str]) -> Value:
+    if value.sign == "~":
+        _delete(settings, value, groups)
+    elif value.sign:
+        _add(settings, value)
+    else:
+        return _change(settings, value, groups)
+    return value
+
+
+def _change(settings: dict[str, Any], value: Value, groups: Iterable[str]) -> Value:
     parent, last = _parent(settings, value, groups)
     old = parent[last] if isinstance(parent, list) else parent.get(last, _MISSING)
     if old is _MISSING:
         if not _is_open(value.key.rpartition(".")[0]) and not _is_assigned(value.key):
             raise _unknown(settings, value, groups)
         parent[last] = value.value
-    else:
-        parent[last] = _merged(old, _checked(value, old, rules))
-
-
-def _checked(value: Value, old: Any, rules: Mapping[str, str]) -> Any:
-    new = value.value
-    if isinstance(new, str) and ("${" in new or new == "???"):
-        return new
-    rule = rule_of(value.key, rules)
-    if rule is None and not (isinstance(old, str) and (old == "???" or "${" in old)):
-        rule = rule_from_default(old)
-    if rule is None and isinstance(old, dict) and not (isinstance(new, dict) or new is None):
+        return value
+    if isinstance(old, dict) and not isinstance(value.value, dict | type(None)) and "${" not in str(value.value):
         inner = ", ".join(f"{value.key}.{name}" for name in list(old)[:6]) or f"+{value.key}.<name>"
-        raise MMLMisconfigurationException(f"{value.key}={value.written}: '{value.key}' holds other keys; set one: {inner}.")
-    return take(value.key, new, value.written, rule) if rule is not None else new
+        raise MMLMisconfigurationException(
+            f"{value.key} holds other keys and cannot be {value.written}; set one of them: {inner}."
+        )
+    parent[last] = _merged(old, value.value)
+    return replace(value, default=old)
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -84,7 +81,7 @@ def _add(settings: dict[str, Any], value: Value) -> None:
         node[_index(node, last, value)] = value.value
     elif value.sign == "+" and node.get(last) is not None and not isinstance(value.value, dict):
         raise MMLMisconfigurationException(
-            f"+{value.key}: '{value.key}' is there already. To change it leave the plus sign out: {value.key}={value.written}"
+            f"+{value.key}: '{value.key}' already exists. To change it, leave out the plus sign: {value.key}={value.written}"
         )
     else:
         node[last] = _merged(node.get(last), value.value)
@@ -173,3 +170,12 @@ def _close(key: str, allowed: Iterable[str]) -> list[str]:
     parent = key.rpartition(".")[0]
     names = {one.removeprefix(f"{parent}.") if parent else one: one for one in allowed}
     return [names[name] for name in difflib.get_close_matches(key.rpartition(".")[2], names, n=5, cutoff=0.6)]
+
+
+def walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a nested mapping with its value, parents first; lists are values."""
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        yield key, value
+        if isinstance(value, dict):
+            yield from walk(value, f"{key}.")

@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
 class CommandLine(argparse.Namespace):
     """One call: what to do, the flags of the run, and the rest (mode and overrides, in order)."""
 
-    action: Literal["", "help", "version"]
+    action: Literal["", "help", "version", "schema"]
     shown: Literal["", "job"]
     resolve: bool
     plan: Literal["", "text", "json"]
@@ -123,6 +123,7 @@ def main_parser() -> Parser:
     action("--version", does="version", text="show the versions of mml-ray and its plugins")
     text = "print the configuration instead of running it (also -c job)"
     add("--cfg", "-c", dest="shown", choices=["job"], metavar="job", help=text)
+    action("--schema", does="schema", text="print the JSON schema of the configuration; behind a mode: with its parameters")
     add("--resolve", action="store_true", help="with --cfg job: replace ${references} by what they stand for")
     text = "print what would be done instead of doing it; --plan=json for programs"
     add("--plan", "--plan=text", action="store_const", const="text", help=text)

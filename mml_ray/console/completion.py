@@ -126,19 +126,24 @@ def _keys(settings: dict[str, Any], name: str) -> list[str]:
 
 def _values(name: str, given: Sequence[str]) -> list[str]:
     """Words that the value of a key may be, where there are few."""
-    from mml_ray.composition.rules import MODE_RULES, RULES, rule_from_default, rule_of
+    from omegaconf import OmegaConf
+
+    from mml_ray.options import choices
+    from mml_ray.preflight.groups import find_schema
+    from mml_ray.schedulers.loading import mode_facts
 
     if name == "continue":
         return ["latest"]
     if name in _TASKS or name in _NAMED or name.startswith("reuse."):
         return _names(name, _settings(given))
-    rule = rule_of(name, {**RULES, **MODE_RULES})
-    if rule is None:
-        default: Any = _settings(given)
-        for part in name.split("."):
-            default = default.get(part) if isinstance(default, dict) else None
-        rule = rule_from_default(default) or ()
-    return [word for alternative in rule for word in alternative.choices if word != "null"]
+    settings = _settings(given)
+    schema = find_schema(name, settings, mode_facts(OmegaConf.create(settings)))
+    if schema is not None:
+        return [word for word in choices(schema) if word != "null"]
+    default: Any = settings
+    for part in name.split("."):
+        default = default.get(part) if isinstance(default, dict) else None
+    return ["true", "false"] if isinstance(default, bool) else []
 
 
 #: keys whose values are tasks of the data root
@@ -152,11 +157,11 @@ def _names(key: str, settings: dict[str, Any]) -> list[str]:
 
     cfg = OmegaConf.create(settings)
     if key == "arch.name":
-        from mml_ray.composition.names import KNOWN_NETWORKS
+        from mml_ray.preflight.names import KNOWN_NETWORKS
 
         return sorted(KNOWN_NETWORKS) if settings.get("arch", {}).get("backend") == "monai" else []
     if key == "mode.subroutines":
-        from mml_ray.launch import subroutines
+        from mml_ray.schedulers.loading import subroutines
 
         return subroutines(cfg)
     if key in _TASKS:

@@ -26,14 +26,13 @@ from mml_ray.data.normalization import Normalization, choose
 from mml_ray.data.options import DataTask, LoadingOptions
 from mml_ray.data.preprocess import open_store
 from mml_ray.data.sampling import Stream, class_weights, multilabel_weights
-from mml_ray.errors import DataError, MMLMisconfigurationException, unknown_name_message
+from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
 from mml_ray.tasks.kinds import check_fact, kind_of
 
 _PHASES = {"train": DataSplit.TRAIN, "val": DataSplit.VAL, "test": DataSplit.TEST}
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
-_AUGMENTATION_KEYS = ("normalization", "cpu", "gpu")
 
 
 class MultiTaskDataModule(pl.LightningDataModule):
@@ -61,14 +60,11 @@ class MultiTaskDataModule(pl.LightningDataModule):
         self._stores: dict[Path, ArrowReader] = {}
         self._resume: tuple[int, int] = (0, 0)
         augmentations = self.options.augmentations
-        for key in augmentations:
-            if key not in _AUGMENTATION_KEYS:
-                raise MMLMisconfigurationException(unknown_name_message("augmentations key", key, _AUGMENTATION_KEYS))
         self.normalizations: dict[str, Normalization] = {
-            name: choose(augmentations.get("normalization"), self.descriptions[name], self.options.pretraining_stats)
+            name: choose(augmentations.normalization, self.descriptions[name], self.options.pretraining_stats)
             for name in self.tasks
         }
-        self._of_batches = build_gpu(augmentations.get("gpu"))
+        self._of_batches = build_gpu(augmentations.gpu)
         self._finisher = Finisher(self.normalizations, self._of_batches)
 
     # -- Lightning -------------------------------------------------------------------------------------------------
@@ -131,7 +127,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
     @batch_size.setter
     def batch_size(self, size: int) -> None:
-        self.options = replace(self.options, sampling=replace(self.options.sampling, batch_size=int(size)))
+        self.options = replace(self.options, sampling=self.options.sampling.model_copy(update={"batch_size": int(size)}))
         self.close()
 
     def sample_ids(self, name: str, split: DataSplit) -> list[str]:
@@ -164,8 +160,8 @@ class MultiTaskDataModule(pl.LightningDataModule):
         self._attach_store(dataset, task)
         if augmented:
             if self._of_batches is not None:
-                refuse_all_but_masks(modalities, str(options.augmentations["gpu"]["backend"]))
-            dataset.augmentation = build_cpu(options.augmentations.get("cpu"), modalities)
+                refuse_all_but_masks(modalities, str(options.augmentations.gpu.backend))
+            dataset.augmentation = build_cpu(options.augmentations.cpu, modalities)
         return dataset
 
     def _attach_store(self, dataset: TaskDataset, task: DataTask) -> None:
@@ -210,7 +206,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
                 "A training needs at least two folds: create the task again with more."
             )
         return MultiTaskLoader(
-            BatchSource(datasets, phase, seeded=train and bool(self.options.augmentations.get("gpu"))),
+            BatchSource(datasets, phase, seeded=train and bool(self.options.augmentations.gpu.pipeline)),
             [self._stream(dataset, phase) for dataset in datasets],
             finisher=self._finisher,
             parallel=train,

@@ -1,16 +1,18 @@
-"""What a data module is told: plain values, no configuration objects."""
+"""What a data module is told: plain values, no configuration objects. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
-from mml_ray.tasks.description import TaskDescription
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, model_validator
 
-_CACHE = {"auto": "auto", "off": "off", "true": "auto", "false": "off", "none": "off"}
+from mml_ray.options import LIST, AtLeastOne, Count, Options, Text, in_words
+
+if TYPE_CHECKING:
+    from mml_ray.tasks.description import TaskDescription
 
 
 @dataclass(frozen=True)
@@ -27,65 +29,88 @@ class DataTask:
     preprocessed: str = "none"
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """The configuration group ``sampling``."""
+def _as_cache(given: Any) -> Any:
+    return {True: "auto", False: "off", "none": "off"}.get(given, given) if isinstance(given, bool | str) else given
 
-    #: samples of an epoch, drawn with replacement; 0: every sample once
-    sample_num: int = 0
-    #: draw all classes equally often
+
+class SamplingOptions(Options):
+    """How the samples of an epoch are drawn and cached."""
+
+    group = "sampling"
+
+    sample_num: Count = 0
     balanced: bool = False
-    #: samples of a batch over all tasks
-    batch_size: int = 300
-    #: leave out a last, smaller batch; training only
+    batch_size: AtLeastOne = 300
     drop_last: bool = False
-    #: the same as ``cache="auto"``
     enable_caching: bool = False
-    #: tasks with more samples are not stored by ``cache="auto"``
-    cache_max_size: int = 10000
-    #: ``auto``: decode and preprocess each image once per node; ``off``
-    cache: str = "off"
+    cache_max_size: Count = 10000
+    cache: Annotated[Literal["auto", "off"], BeforeValidator(_as_cache)] = "off"
 
+    @model_validator(mode="before")
     @classmethod
-    def of(cls, given: Mapping[str, Any] | SamplingOptions) -> SamplingOptions:
-        """From a mapping; unknown keys and impossible values raise :class:`MMLMisconfigurationException`."""
-        if isinstance(given, SamplingOptions):
-            return given
-        allowed = [item.name for item in fields(cls)]
-        for key in given:
-            if key not in allowed:
-                raise MMLMisconfigurationException(unknown_name_message("sampling key", str(key), allowed))
-        values = dict(given)
-        cache = str(values.get("cache", "off")).lower()
-        if cache not in _CACHE:
-            raise MMLMisconfigurationException(f"sampling.cache is auto or off, got {values['cache']!r}.")
-        values["cache"] = "auto" if values.get("enable_caching") else _CACHE[cache]
-        values["sample_num"] = int(values.get("sample_num") or 0)
-        options = cls(**values)
-        if options.batch_size < 1 or options.sample_num < 0:
-            raise MMLMisconfigurationException(
-                "sampling.batch_size has to be at least 1 and sample_num at least 0, "
-                f"got {options.batch_size} and {options.sample_num}."
-            )
-        return options
+    def _apply_caching(cls, given: Any) -> Any:
+        return {**given, "cache": "auto"} if isinstance(given, dict) and given.get("enable_caching") is True else given
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """The configuration group ``preprocessing``: its id and the albumentations steps."""
+def _check_step(given: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given.get("name"), str):
+        raise ValueError(f"must be a mapping with a name, got {in_words(given)}.")
+    return given
 
-    id: str = "none"
-    pipeline: Sequence[Mapping[str, Any]] = ()
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any] | Preprocessing) -> Preprocessing:
-        """From a mapping."""
-        if isinstance(given, Preprocessing):
-            return given
-        unknown = sorted(set(given) - {"id", "pipeline"})
-        if unknown:
-            raise MMLMisconfigurationException(unknown_name_message("preprocessing key", unknown[0], ["id", "pipeline"]))
-        return cls(str(given.get("id", "none")), tuple(given.get("pipeline") or ()))
+#: one step of a pipeline: its name, and the arguments of the library's class
+Step = Annotated[dict[str, Any], AfterValidator(_check_step)]
+Steps = Annotated[tuple[Step, ...], LIST, BeforeValidator(lambda given: () if given is None else given)]
+
+
+class PreprocessingOptions(Options):
+    """Steps of albumentations; ``id`` names the stored images."""
+
+    group = "preprocessing"
+
+    id: Text = "none"
+    pipeline: Steps = ()
+
+
+class PipelineOptions(Options):
+    """Augmentation by one backend; without steps there is none."""
+
+    backend: Text | None = None
+    pipeline: Steps = ()
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.pipeline and self.backend is None:
+            raise ValueError("has a pipeline and needs a backend, as in albumentations or kornia.")
+        return self
+
+
+class AugmentationOptions(Options):
+    """How images are normalized, and augmented sample by sample (``cpu``) or batch by batch (``gpu``)."""
+
+    group = "augmentations"
+
+    normalization: Literal["imagenet", "task", "pretraining"] | None = None
+    cpu: PipelineOptions = PipelineOptions()
+    gpu: PipelineOptions = PipelineOptions()
+
+
+class LoaderOptions(Options):
+    """The registered loader of each modality."""
+
+    model_config = ConfigDict(extra="allow")
+    group = "loaders"
+    __pydantic_extra__: dict[str, Text]
+
+
+class TtaOptions(Options):
+    """The views of an image whose predictions are averaged; ``size`` is there to be referred to."""
+
+    group = "tta"
+
+    mode: Literal["mean"] = "mean"
+    size: Annotated[tuple[AtLeastOne, AtLeastOne], LIST] | None = None
+    variations: dict[str, Steps] = {}
 
 
 @dataclass(frozen=True)
@@ -93,9 +118,8 @@ class LoadingOptions:
     """How a data module loads. Mappings have the keys of the configuration groups of the same names."""
 
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    #: ``normalization``: imagenet, task, pretraining or None; ``cpu`` and ``gpu``: ``{}`` or ``{"backend", "pipeline"}``
-    augmentations: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    augmentations: AugmentationOptions = field(default_factory=AugmentationOptions)
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     #: modality -> registered name
     loaders: Mapping[str, str] = field(default_factory=dict)
     #: mean and std (three numbers each, images in [0, 1]) for ``normalization=pretraining``
@@ -111,8 +135,14 @@ class LoadingOptions:
         cls,
         *,
         sampling: Mapping[str, Any] | SamplingOptions | None = None,
-        preprocessing: Mapping[str, Any] | Preprocessing | None = None,
+        preprocessing: Mapping[str, Any] | PreprocessingOptions | None = None,
+        augmentations: Mapping[str, Any] | AugmentationOptions | None = None,
         **others: Any,
     ) -> LoadingOptions:
         """From plain mappings, checked."""
-        return cls(sampling=SamplingOptions.of(sampling or {}), preprocessing=Preprocessing.of(preprocessing or {}), **others)
+        return cls(
+            sampling=SamplingOptions.of(sampling),
+            preprocessing=PreprocessingOptions.of(preprocessing),
+            augmentations=AugmentationOptions.of(augmentations),
+            **others,
+        )

@@ -26,7 +26,7 @@ from mml_ray.data.cache.arrow import ArrowReader, ArrowWriter, compact, is_store
 from mml_ray.data.cache.decoded import array_keys
 from mml_ray.data.dataset import Sample, TaskDataset
 from mml_ray.data.loaders import default_loader
-from mml_ray.data.options import Preprocessing
+from mml_ray.data.options import PreprocessingOptions
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.tasks.attributes import KORNIA_VALID_MODALITIES, DataSplit
 from mml_ray.tasks.description import TaskDescription
@@ -47,7 +47,7 @@ class StoreSummary:
     size: int
 
 
-def store_definition(preprocessing: Preprocessing, loaders: Mapping[str, str]) -> dict[str, Any]:
+def store_definition(preprocessing: PreprocessingOptions, loaders: Mapping[str, str]) -> dict[str, Any]:
     """What was done to the arrays of a store: the steps, and how the files were read."""
     return {
         "id": preprocessing.id,
@@ -56,7 +56,7 @@ def store_definition(preprocessing: Preprocessing, loaders: Mapping[str, str]) -
     }
 
 
-def open_store(folder: Path | str, *, preprocessing: Preprocessing, loaders: Mapping[str, str]) -> ArrowReader:
+def open_store(folder: Path | str, *, preprocessing: PreprocessingOptions, loaders: Mapping[str, str]) -> ArrowReader:
     """The store of ``folder``; one that was made in another way raises :class:`MMLMisconfigurationException`."""
     reader = ArrowReader(folder)
     wanted = store_definition(preprocessing, loaders)
@@ -69,7 +69,7 @@ def store_arrays(
     root: Path | str,
     *,
     folder: Path | str,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     loaders: Mapping[str, str],
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -118,7 +118,7 @@ def _dataset(
     root: Path | str,
     split: DataSplit,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     loaders: Mapping[str, str],
 ) -> TaskDataset:
     dataset = TaskDataset(description, root, split=split, loaders=loaders)

@@ -17,6 +17,8 @@ import torch
 from torch.optim import lr_scheduler as schedules
 
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.models.options import LrSchedulerOptions, OptimizerOptions
+from mml_ray.options import no_option_message
 from mml_ray.registry import registry
 
 if TYPE_CHECKING:
@@ -39,37 +41,39 @@ class ScheduleTarget:
 
 def configure(model: BaseModel) -> Any:
     """What ``configure_optimizers`` returns for ``config.optimizer`` and ``config.lr_scheduler`` of ``model``."""
-    config = dict(model.setting("optimizer", DEFAULT_OPTIMIZER))
+    options = OptimizerOptions.of(model.setting("optimizer", DEFAULT_OPTIMIZER))
     if model.lr is not None:
-        config["lr"] = model.lr
-    optimizer = build_optimizer(_parameters(model, config), config)
-    schedule = model.setting("lr_scheduler")
-    if not schedule or not schedule.get("name"):
+        options = options.model_copy(update={"lr": model.lr})
+    optimizer = build_optimizer(_parameters(model, options), options)
+    schedule = LrSchedulerOptions.of(model.setting("lr_scheduler"))
+    if not schedule.name:
         return optimizer
     trainer = model.trainer
     target = ScheduleTarget(optimizer, trainer.max_epochs or 1, lambda: int(trainer.estimated_stepping_batches))
     return {"optimizer": optimizer, "lr_scheduler": build_schedule(target, schedule)}
 
 
-def build_optimizer(parameters: Iterable[Any], config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names, over ``parameters`` (tensors or groups)."""
-    factory, params = _resolve("optimizer", config, skip=("params",))
+def build_optimizer(parameters: Iterable[Any], given: OptimizerOptions | Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer that the options name, over ``parameters`` (tensors or groups)."""
+    options = OptimizerOptions.of(given)
+    factory, params = _resolve("optimizer", options, skip=("params",))
     params = {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
-    made: torch.optim.Optimizer = _call("optimizer", str(config["name"]), lambda: factory(list(parameters), **params))
+    made: torch.optim.Optimizer = _call("optimizer", options.name, lambda: factory(list(parameters), **params))
     return made
 
 
-def build_schedule(target: ScheduleTarget, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Lightning's description of the schedule that ``config`` names."""
-    factory, params = _resolve("scheduler", config, skip=("target",))
-    made: dict[str, Any] = _call("lr scheduler", str(config["name"]), lambda: factory(target, **params))
+def build_schedule(target: ScheduleTarget, given: LrSchedulerOptions | Mapping[str, Any]) -> dict[str, Any]:
+    """Lightning's description of the schedule that the options name."""
+    options = LrSchedulerOptions.of(given)
+    factory, params = _resolve("scheduler", options, skip=("target",))
+    made: dict[str, Any] = _call("lr_scheduler", str(options.name), lambda: factory(target, **params))
     return made
 
 
-def _parameters(model: BaseModel, config: Mapping[str, Any]) -> list[Any]:
+def _parameters(model: BaseModel, options: OptimizerOptions) -> list[Any]:
     trainable = [p for p in model.parameters() if p.requires_grad]
     custom = getattr(model, "get_optimizer_parameters", None)
-    chosen: list[Any] = trainable if custom is None else list(custom(config))
+    chosen: list[Any] = trainable if custom is None else list(custom(options.plain()))
     if not chosen:
         raise MMLMisconfigurationException("The model has no parameter that is trained; unfreeze some, or give it some.")
     named = {id(p) for group in chosen for p in (group["params"] if isinstance(group, Mapping) else [group])}
@@ -79,19 +83,16 @@ def _parameters(model: BaseModel, config: Mapping[str, Any]) -> list[Any]:
     return chosen
 
 
-def _resolve(kind: str, config: Mapping[str, Any], skip: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
-    if not config.get("name"):
-        raise MMLMisconfigurationException(f"The {kind} needs a 'name': one of {', '.join(registry.names(kind))}.")
-    factory = registry.lookup(kind, str(config["name"]))
-    params = {str(key): value for key, value in config.items() if key != "name"}
+def _resolve(kind: str, options: OptimizerOptions | LrSchedulerOptions, skip: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    if not options.name:
+        raise MMLMisconfigurationException(f"{options.group}.name must be one of {', '.join(registry.names(kind))}, got null.")
+    factory = registry.lookup(kind, options.name)
+    params = {key: value for key, value in options.plain().items() if key != "name"}
     signature = inspect.signature(factory).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values()):
         allowed = [name for name in signature if name not in (*skip, "self")]
-        unknown = sorted(set(params) - set(allowed))
-        if unknown:
-            raise MMLMisconfigurationException(
-                f"The {kind} '{config['name']}' does not take {', '.join(unknown)}; it takes {', '.join(allowed)}."
-            )
+        for name in sorted(set(params) - set(allowed)):
+            raise MMLMisconfigurationException(no_option_message(f"{options.group}={options.name}", name, allowed))
     return factory, params
 
 
@@ -99,7 +100,7 @@ def _call(kind: str, name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise MMLMisconfigurationException(f"The {kind} '{name}': {error}") from error
+        raise MMLMisconfigurationException(f"{kind}={name} cannot be built: {error}") from error
 
 
 def _by_epoch(scheduler: Any) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def cosine(target: ScheduleTarget, T_max: int | None = None, eta_min: float = 0.
 
 
 def cosine_restart(target: ScheduleTarget, T_0: int = 25, T_mult: int = 1, eta_min: float = 0.0) -> dict[str, Any]:
-    """Cosine, starting anew after ``T_0`` epochs (Loshchilov and Hutter 2017)."""
+    """Cosine, restarted after ``T_0`` epochs (Loshchilov and Hutter 2017)."""
     return _by_epoch(schedules.CosineAnnealingWarmRestarts(target.optimizer, T_0, T_mult, eta_min))
 
 
@@ -137,10 +138,6 @@ def plateau(
     monitor: str = "val/loss",
 ) -> dict[str, Any]:
     """Times ``factor`` when ``monitor`` has not improved for ``patience`` epochs."""
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode is min or max, got {mode!r}.")
-    if not 0 < factor < 1:
-        raise ValueError(f"factor lies between 0 and 1, got {factor}.")
     scheduler = schedules.ReduceLROnPlateau(
         target.optimizer,
         mode,  # type: ignore[arg-type]

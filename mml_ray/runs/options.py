@@ -69,6 +69,8 @@ class RetryOptions(Options):
 class SysOptions(Options):
     """The group ``sys``."""
 
+    group = "sys"
+
     executor: Literal["auto", "inline", "ray"] = "auto"
     address: Text | None = None
     num_cpus: Annotated[float, Field(gt=0)] | None = None

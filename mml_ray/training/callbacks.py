@@ -15,22 +15,24 @@ from torch import Tensor
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
 from mml_ray.tasks.kinds import check_fact
+from mml_ray.training.options import CallbackOptions, callback_options
 
 registry.require_base("callback", Callback)
 
 
-def create_callbacks(configs: Mapping[str, Mapping[str, Any] | None]) -> list[Callback]:
-    """The callbacks of ``{id: {"name": ..., **parameters}}``; without a name the id is the name."""
-    return [_create(identity, dict(config or {})) for identity, config in configs.items()]
+def create_callbacks(configs: Mapping[str, CallbackOptions | Mapping[str, Any] | None]) -> list[Callback]:
+    """The callbacks of ``{id: options}``; without a name the id is the name."""
+    return [_create(identity, callback_options(identity, config)) for identity, config in configs.items()]
 
 
-def _create(identity: str, params: dict[str, Any]) -> Callback:
-    name = str(params.pop("name", identity))
+def _create(identity: str, options: CallbackOptions) -> Callback:
+    params = options.plain()
+    name = params.pop("name", None) or identity
     cls = registry.lookup("callback", name)
     try:
         made: Callback = cls(**params)
     except (TypeError, ValueError, MisconfigurationException) as error:
-        raise MMLMisconfigurationException(f"cbs.{identity}: the callback '{name}' with {params}: {error}") from error
+        raise MMLMisconfigurationException(f"cbs.{identity}: '{name}' cannot be created with {params}: {error}") from error
     return made
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mml_ray.seeding import keyed_seed
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], Any]
 
 
 class KeyedRandomness(Callback):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.composition.tree import PACKAGED, ConfigTree
 from mml_ray.errors import MMLMisconfigurationException
 
@@ -103,7 +103,9 @@ def test_the_cluster_has_places_of_its_own_or_those_of_this_machine(monkeypatch:
 @pytest.mark.parametrize("workers", ["many", "-1", "1.5"])
 def test_wrong_number_of_workers(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MML_LOCAL_WORKERS", workers)
-    with pytest.raises(MMLMisconfigurationException, match=f"num_workers={workers}: allowed is auto or a whole number from 0"):
+    with pytest.raises(
+        MMLMisconfigurationException, match=f"num_workers must be auto or an integer of at least 0, got '?{workers}"
+    ):
         compose_run(["info"])
 
 
@@ -161,7 +163,7 @@ def test_the_configuration_is_closed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "tta=crop"], "A value is missing for: tta.size. Give it, as in tta.size="),
+        (["train", "tta=crop"], "A value is missing for: tta.size. Set it, as in tta.size="),
         (["train", "seed=${nowhere}"], "A reference in the configuration cannot be resolved: .*nowhere"),
         (["train", "preprocessing.id=other"], "preprocessing=default has the id 'other'"),
         (["train", "+loss/cls=ce"], "cannot be composed: .*loss/cls"),
@@ -171,9 +173,18 @@ def test_the_configuration_is_closed() -> None:
         (["train", "metrics.cls.1.type=f2"], "Unknown metric 'f2'"),
         (["train", "loaders.image=open_cv"], "Did you mean: opencv"),
         (["train", "arch.name=resnet_smal"], "Did you mean: resnet_small.*arch.name"),
-        (["train", "sys.executor=dask"], "allowed is auto, inline or ray"),
-        (["create", "mode.n_folds=1"], "mode.n_folds=1: allowed is a whole number from 2"),
-        (["create", "mode.ensure_balancing=maybe"], "true or false"),
+        (["train", "sys.executor=dask"], "sys.executor must be auto, inline or ray, got 'dask'."),
+        (["create", "mode.n_folds=1"], "mode.n_folds must be an integer greater than 1, got 1."),
+        (["create", "mode.ensure_balancing=maybe"], "mode.ensure_balancing must be true or false, got 'maybe'."),
+        (["train", "seed=x"], "seed must be false or an integer of at least 0, got 'x'."),
+        (["train", "trainer.max_epochs=ten"], "trainer.max_epochs must be an integer greater than 0, got 'ten'."),
+        (["train", "trainer.benchmark=yes"], "must be null, true or false, got 'yes'."),
+        (["train", "optimizer.lr=0"], "optimizer.lr must be a number greater than 0, got 0."),
+        (["train", "optimizer.betas=0.9"], "optimizer.betas must be a list of 2, each a number"),
+        (["train", "mode.multitask=1"], "mode.multitask must be false or an integer greater than 1, got 1."),
+        (["train", "resources.train_fold.num_cpus=many"], "resources.train_fold.num_cpus must be null, auto or a number"),
+        (["train", "proj=a/b"], "proj must be the name of one folder below the results root, got 'a/b'."),
+        (["train", "continue=latest", "use_best_params=x"], "contradict each other"),
     ],
 )
 def test_refused(arguments: list[str], message: str) -> None:
@@ -217,7 +228,7 @@ def test_a_wrong_value_in_a_file_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer/default_trainer.yaml").write_text("max_epochs: many\nmin_epochs: 1\nenable_progress_bar: true\n")
     monkeypatch.setenv("MML_CONFIGS_PATH", str(tmp_path))
-    with pytest.raises(MMLMisconfigurationException, match="trainer.max_epochs=many: allowed is a whole number from 1"):
+    with pytest.raises(MMLMisconfigurationException, match="trainer.max_epochs must be an integer greater than 0, got 'many'."):
         compose_run(["train"])
 
 
@@ -236,7 +247,7 @@ def test_a_plugin_offers_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cfg = compose_run(["buzz", "mode.n_folds=-4"]).cfg
     assert cfg.mode.id == "BUZZ"
     assert (cfg.sampling.sample_num, cfg.sampling.batch_size) == (7, 100)
-    assert cfg.mode.n_folds == -4, "the rules of our own modes do not bind a plugin's"
+    assert cfg.mode.n_folds == -4, "the options of our own modes do not bind a plugin's"
 
 
 def test_a_missing_configuration_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

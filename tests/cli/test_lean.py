@@ -49,7 +49,7 @@ def fresh(arguments: list[str], folder: Path) -> tuple[subprocess.CompletedProce
         (["train", "--help"], 1.0, False),
         (["--install-completion", "bash"], 1.0, False),
         (["--complete", "bash", "mml-ray tr"], 1.0, False),
-        (["train", "tasks=digits", "--cfg", "job"], 1.2, True),
+        (["train", "tasks=digits", "--cfg", "job"], 1.5, True),
     ],
 )
 def test_lean(arguments: list[str], seconds: float, hydra: bool, tmp_path: Path) -> None:

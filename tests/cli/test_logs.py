@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.console.logs import TerminalHandler, configure
 
 

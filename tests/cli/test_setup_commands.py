@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mml_ray import env
+from mml_ray.api import compose_run
 from mml_ray.cli import copy_conf, env_setup
-from mml_ray.composition.compose import compose_run
 from mml_ray.composition.tree import PACKAGED
 from mml_ray.console.env_setup import enter
 

@@ -147,7 +147,7 @@ def test_preprocessing_is_deterministic_and_exact(option: str) -> None:
         ({"name": "RandAugment", "mode": "colour"}, "geo, color, all"),
         ({"name": "RandAugment", "magnitude": 12}, "1 to 9"),
         ({"name": "AutoAlbument", "path": "/absent.json"}, "absent.json"),
-        ({"height": 3}, "'name'"),
+        ({"height": 3}, "must be a mapping with a name"),
     ],
 )
 def test_wrong_steps_are_refused(step: dict[str, Any], said: str) -> None:
@@ -193,7 +193,7 @@ def test_a_crop_that_is_too_large_is_explained() -> None:
 
 def test_nothing_is_built_for_nothing() -> None:
     assert build_cpu({}) is None and build_cpu(None) is None and build_cpu({"backend": "albumentations", "pipeline": []}) is None
-    with pytest.raises(MMLMisconfigurationException, match="unknown: pipelines"):
+    with pytest.raises(MMLMisconfigurationException, match="has no option 'pipelines'; did you mean 'pipeline'"):
         build_cpu({"backend": "albumentations", "pipelines": []})
     with pytest.raises(MMLMisconfigurationException, match="backend"):
         build_cpu({"pipeline": [{"name": "HorizontalFlip"}]})

@@ -145,7 +145,7 @@ def test_repeats_in_an_epoch_are_augmented_differently(tmp_path: Path) -> None:
     ("broken", "said"),
     [
         ({"sampling": {"batchsize": 3}}, "batch_size"),
-        ({"sampling": {"batch_size": 0}}, "at least 1"),
+        ({"sampling": {"batch_size": 0}}, "batch_size must be an integer greater than 0, got 0"),
         ({"sampling": {"cache": "always"}}, "auto or off"),
         ({"augmentations": {"normalisation": None}}, "normalization"),
         ({"augmentations": {"normalization": "imagenett"}}, "imagenet, task"),
@@ -159,7 +159,10 @@ def test_repeats_in_an_epoch_are_augmented_differently(tmp_path: Path) -> None:
             {"augmentations": {"cpu": {"backend": "albumentations", "pipeline": [{"name": "HorizontalFlip", "q": 1}]}}},
             "arguments: p",
         ),
-        ({"augmentations": {"cpu": {"backend": "albumentations", "pipeline": ["HorizontalFlip"]}}}, "mapping with a 'name'"),
+        (
+            {"augmentations": {"cpu": {"backend": "albumentations", "pipeline": ["HorizontalFlip"]}}},
+            "must be a mapping, got 'HorizontalFlip'",
+        ),
         ({"loaders": {"image": "opencvv"}}, "opencv"),
     ],
 )

@@ -15,14 +15,16 @@ from mml_ray.data.augment import build_preprocessing
 from mml_ray.data.cache.arrow import STORE_FOLDER, ArrowReader, ArrowWriter, mask_key
 from mml_ray.data.datamodule import MultiTaskDataModule
 from mml_ray.data.dataset import TaskDataset
-from mml_ray.data.options import DataTask, Preprocessing
+from mml_ray.data.options import DataTask, PreprocessingOptions
 from mml_ray.data.preprocess import StoreSummary, open_store, store_arrays
 from mml_ray.errors import BrokenSampleError, MMLMisconfigurationException
 from mml_ray.tasks.attributes import DataSplit
 from mml_ray.tasks.description import TaskDescription
 from tests.data import made
 
-STEPS = Preprocessing("small", ({"name": "SmallestMaxSize", "max_size": 16}, {"name": "Resize", "height": 16, "width": 20}))
+STEPS = PreprocessingOptions(
+    id="small", pipeline=({"name": "SmallestMaxSize", "max_size": 16}, {"name": "Resize", "height": 16, "width": 20})
+)
 
 
 def store(description: TaskDescription, tmp_path: Path, **options: Any) -> StoreSummary:
@@ -184,7 +186,7 @@ def test_other_steps_or_loaders_are_refused(tmp_path: Path) -> None:
     store(description, tmp_path)
     folder = tmp_path / "pp" / STORE_FOLDER
     with pytest.raises(MMLMisconfigurationException, match="made with pipeline=.*asked for is"):
-        store(description, tmp_path, preprocessing=Preprocessing("small", STEPS.pipeline[:1]))
+        store(description, tmp_path, preprocessing=PreprocessingOptions(id="small", pipeline=STEPS.pipeline[:1]))
     with pytest.raises(MMLMisconfigurationException, match='made with loaders=.*"opencv".*asked for is .*"pillow"'):
         open_store(folder, preprocessing=STEPS, loaders={"image": "pillow"})
     assert open_store(folder, preprocessing=STEPS, loaders={"class": "class"}).definition["id"] == "small"

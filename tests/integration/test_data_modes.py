@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from mml_ray import cli
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.data.cache.node_folder import Claim
 from mml_ray.data.dataset import TaskDataset
 from mml_ray.launch import build_scheduler

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.console.arguments import SUBCOMMANDS, parse
 from mml_ray.errors import UserError
 

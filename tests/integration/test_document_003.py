@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.schedulers.base import AbstractBaseScheduler
 from mml_ray.store.manager import MMLFileManager
 

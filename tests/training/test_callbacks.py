@@ -19,7 +19,7 @@ def trained(callbacks: dict[str, Any], **options: Any) -> FitResult:
     return fit(
         tiny_model(lr_scheduler=options.pop("schedule", None)),
         TinyData(),
-        create_trainer(tiny_options(callbacks=callbacks, **options)),
+        create_trainer(*tiny_options(callbacks=callbacks, **options)),
     )
 
 
@@ -72,11 +72,11 @@ def test_mixing_is_refused_where_targets_cannot_be_mixed() -> None:
     data = TinyData()
     data.targets = data.targets.float()[:, None]
     with pytest.raises(MMLMisconfigurationException, match="task 'tiny' is of type regression"):
-        fit(model, data, create_trainer(tiny_options(callbacks={"mixup": None})))
+        fit(model, data, create_trainer(*tiny_options(callbacks={"mixup": None})))
 
 
 def test_the_callbacks_that_mix_are_known_before_they_are_loaded() -> None:
-    from mml_ray.schedulers.suits import MIXING
+    from mml_ray.preflight.tasks import MIXING
     from mml_ray.training.callbacks import _Mixing
 
     assert {name for name in registry.names("callback") if issubclass(registry.lookup("callback", name), _Mixing)} == set(MIXING)

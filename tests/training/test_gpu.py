@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 def train(folder: Path, stop: int | None = None, **options: Any) -> FitResult:
     given = {"accelerator": "gpu", "checkpoint_dir": folder, "should_stop": Stop(stop), "monitor": ("val/tiny/loss", "min")}
-    return fit(tiny_model(), TinyData(), create_trainer(tiny_options(**given, **options)), task="tiny")
+    return fit(tiny_model(), TinyData(), create_trainer(*tiny_options(**given, **options)), task="tiny")
 
 
 @pytest.mark.parametrize("precision", ["auto", "32-true"])
@@ -50,7 +50,7 @@ def test_every_task_type_trains_deterministically(task_type: str, targets: torch
     config = tiny_config(arch=arch, tasks={"tiny": {"task_type": task_type, "num_classes": 3}}, losses=None, metrics={})
     options = tiny_options(accelerator="gpu", max_epochs=2, deterministic="warn" if "seg" in task_type else True)
     model = build_model(config)
-    result = fit(model, OtherTask(targets), create_trainer(options), task="tiny")
+    result = fit(model, OtherTask(targets), create_trainer(*options), task="tiny")
     assert result.score == result.score
-    table = predict(model, OtherTask(targets), create_trainer(options), task="tiny", splits=["TEST"])
+    table = predict(model, OtherTask(targets), create_trainer(*options), task="tiny", splits=["TEST"])
     assert table.num_rows == 15

@@ -35,7 +35,7 @@ def test_classification_rows_are_what_the_model_says(tmp_path: Path) -> None:
     model, data = tiny_model().eval(), TinyData(batch_size=4)
     names = ["red", "green", "blue"]
     table = predict(
-        model, data, create_trainer(tiny_options()), task="tiny", splits=["TEST", "VAL", "UNLABELLED"], fold=2, class_names=names
+        model, data, create_trainer(*tiny_options()), task="tiny", splits=["TEST", "VAL", "UNLABELLED"], fold=2, class_names=names
     )
     assert table.column_names == COLUMNS and table.num_rows == 30
     rows = table.to_pylist()
@@ -68,8 +68,8 @@ def test_the_other_task_types(task_type: str, classes: int, targets: torch.Tenso
     model = build_model(
         tiny_config(arch=arch, tasks={"tiny": {"task_type": task_type, "num_classes": classes}}, losses=None)
     ).eval()
-    table = predict(model, OtherTask(targets), create_trainer(tiny_options()), task="tiny", splits=["TEST"])
-    rows, trainer = table.to_pylist(), create_trainer(tiny_options())
+    table = predict(model, OtherTask(targets), create_trainer(*tiny_options()), task="tiny", splits=["TEST"])
+    rows, trainer = table.to_pylist(), create_trainer(*tiny_options())
     assert table.num_rows == 15
     if task_type == "regression":
         np.testing.assert_allclose([row["target"] for row in rows], targets[45:].flatten(), rtol=1e-6)
@@ -103,28 +103,28 @@ def test_unlabelled_samples_have_no_target() -> None:
         def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
             return {"tiny": {key: value for key, value in batch["tiny"].items() if key != "targets"}}
 
-    table = predict(tiny_model().eval(), Unlabelled(), create_trainer(tiny_options()), task="tiny", splits=["VAL"])
+    table = predict(tiny_model().eval(), Unlabelled(), create_trainer(*tiny_options()), task="tiny", splits=["VAL"])
     assert table.column("target").null_count == 15 and table.column("logits").null_count == 0
 
 
 def test_a_test_is_bootstrapped_where_the_configuration_says_so() -> None:
     model = tiny_model(metrics={"cls": ["accuracy"], "bootstrap": 4}).eval()
-    found = evaluate(model, TinyData(), create_trainer(tiny_options()), task="tiny")
+    found = evaluate(model, TinyData(), create_trainer(*tiny_options()), task="tiny")
     assert set(found) == {
         f"test/{name}" for name in ("loss", "tiny/loss", "tiny/accuracy", "tiny/accuracy_mean", "tiny/accuracy_std")
     }
-    assert found == evaluate(model, TinyData(), create_trainer(tiny_options()), task="tiny")
+    assert found == evaluate(model, TinyData(), create_trainer(*tiny_options()), task="tiny")
 
 
 def test_another_tasks_data_go_through_the_trained_head() -> None:
     model = tiny_model().eval()
-    own = predict(model, TinyData(), create_trainer(tiny_options()), task="tiny", splits=["TEST"])
+    own = predict(model, TinyData(), create_trainer(*tiny_options()), task="tiny", splits=["TEST"])
     other = predict(
-        model, TinyData(task="other"), create_trainer(tiny_options()), task="tiny", evaluated="other", splits=["TEST"]
+        model, TinyData(task="other"), create_trainer(*tiny_options()), task="tiny", evaluated="other", splits=["TEST"]
     )
     assert other.column("logits").equals(own.column("logits"))
     assert b'"task": "other"' in other.schema.metadata[b"mml_ray"] and b'"head": "tiny"' in other.schema.metadata[b"mml_ray"]
-    found = evaluate(model, TinyData(task="other"), create_trainer(tiny_options()), task="tiny", evaluated="other")
+    found = evaluate(model, TinyData(task="other"), create_trainer(*tiny_options()), task="tiny", evaluated="other")
     assert found["test/other/loss"] == found["test/loss"]
 
 
@@ -134,21 +134,21 @@ def test_no_test_data_is_an_error() -> None:
             return self._loader(slice(0, 0), "test")
 
     with pytest.raises(DataError, match="its test split is empty"):
-        evaluate(tiny_model(), Empty(), create_trainer(tiny_options()), task="tiny")
+        evaluate(tiny_model(), Empty(), create_trainer(*tiny_options()), task="tiny")
 
 
 def test_predictions_and_tests_may_average_over_views() -> None:
     model, data = tiny_model(), TinyData()
-    fit(model, data, create_trainer(tiny_options(max_epochs=2)))
+    fit(model, data, create_trainer(*tiny_options(max_epochs=2)))
     model.eval()
     tta = {"mode": "mean", "variations": {"identity": [], "hflip": [{"name": "RandomHorizontalFlip", "p": 1.0}]}}
-    table = predict(model, data, create_trainer(tiny_options()), task="tiny", splits=["TEST"], tta=tta)
+    table = predict(model, data, create_trainer(*tiny_options()), task="tiny", splits=["TEST"], tta=tta)
     images = data.images[45:60]
     with torch.no_grad():
         expected = (model.infer(images)["tiny"] + model.infer(images.flip(3))["tiny"]) / 2  # type: ignore[operator]
     np.testing.assert_allclose(table.column("logits").to_pylist(), expected, rtol=1e-4, atol=1e-5)
-    averaged = evaluate(model, data, create_trainer(tiny_options()), task="tiny", tta=tta)
+    averaged = evaluate(model, data, create_trainer(*tiny_options()), task="tiny", tta=tta)
     loss = torch.nn.functional.cross_entropy(expected, data.targets[45:60])
     assert averaged["test/tiny/loss"] == pytest.approx(float(loss), rel=1e-4)
-    plain = evaluate(model, data, create_trainer(tiny_options()), task="tiny")
+    plain = evaluate(model, data, create_trainer(*tiny_options()), task="tiny")
     assert plain["test/tiny/loss"] != averaged["test/tiny/loss"]

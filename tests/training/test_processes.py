@@ -74,4 +74,4 @@ def test_heads_without_data_and_metrics_of_all_processes(tmp_path: Path) -> None
 @pytest.mark.parametrize("devices", [2, "2"])
 def test_a_command_trains_on_one_device(devices: Any) -> None:
     with pytest.raises(MMLMisconfigurationException, match="trainer.devices"):
-        create_trainer(tiny_options(devices=devices))
+        create_trainer(*tiny_options(devices=devices))

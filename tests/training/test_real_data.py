@@ -39,7 +39,7 @@ def data(root: Path, workers: int) -> MultiTaskDataModule:
 
 def train(root: Path, folder: str, workers: int, stop: int | None = None) -> FitResult:
     options = tiny_options(checkpoint_dir=root / folder, should_stop=Stop(stop), monitor=("val/made_classification/loss", "min"))
-    return fit(model(SPECS), data(root / "images", workers), create_trainer(options), task="made_classification")
+    return fit(model(SPECS), data(root / "images", workers), create_trainer(*options), task="made_classification")
 
 
 @pytest.mark.slow
@@ -57,12 +57,12 @@ def test_a_resume_within_an_epoch_with_another_number_of_loader_processes(tmp_pa
 def test_train_predict_and_test_on_images(tmp_path: Path) -> None:
     options = tiny_options(max_epochs=1)
     trained = model(SPECS)
-    result = fit(trained, data(tmp_path, 0), create_trainer(options), task="made_classification")
+    result = fit(trained, data(tmp_path, 0), create_trainer(*options), task="made_classification")
     assert {"train/loss", "val/loss", "val/made_classification/accuracy", "val/made_regression/loss"} <= set(result.metrics[0])
     splits = ["TEST", "VAL", "UNLABELLED"]
     own = MultiTaskDataModule([made.data_task("classification", tmp_path, count=24)], options=made.options(workers=0))
-    table = predict(trained, own, create_trainer(options), task="made_classification", splits=splits)
+    table = predict(trained, own, create_trainer(*options), task="made_classification", splits=splits)
     rows = table.to_pylist()
     assert [sum(row["split"] == split for row in rows) for split in splits] == [3, 8, 2]
     assert all((row["target"] is None) == (row["split"] == "UNLABELLED") for row in rows)
-    assert "test/made_classification/accuracy" in evaluate(trained, own, create_trainer(options), task="made_classification")
+    assert "test/made_classification/accuracy" in evaluate(trained, own, create_trainer(*options), task="made_classification")

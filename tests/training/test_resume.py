@@ -44,7 +44,7 @@ def train(
     folder: Path, *, stop: int | None = None, config: dict[str, Any] | None = None, data: Any = None, **options: Any
 ) -> FitResult:
     trainer = create_trainer(
-        tiny_options(checkpoint_dir=folder, should_stop=Stop(stop), monitor=("val/tiny/loss", "min"), **options)
+        *tiny_options(checkpoint_dir=folder, should_stop=Stop(stop), monitor=("val/tiny/loss", "min"), **options)
     )
     return fit(tiny_model(**(config or {})), data or TinyData(), trainer, task="tiny")
 
@@ -222,7 +222,7 @@ def test_a_data_module_that_cannot_begin_within_an_epoch_is_refused_there_and_fi
 
 def test_without_a_folder_a_stop_is_obeyed_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trainer = create_trainer(tiny_options(should_stop=Stop(3)))
+    trainer = create_trainer(*tiny_options(should_stop=Stop(3)))
     with pytest.raises(CommandInterrupted, match="checkpoints are off"):
         fit(tiny_model(), TinyData(), trainer)
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from tests.training.tiny import TinyData, tiny_model, tiny_options
 
 def _tune(options: dict[str, Any], data: TinyData, **trainer_options: Any) -> tuple[Any, Any]:
     scheduler = SimpleNamespace(cfg=OmegaConf.create({"tune": options}), checkpoint_callback=None)
-    model, trainer = tiny_model(), create_trainer(tiny_options(max_epochs=1, **trainer_options))
+    model, trainer = tiny_model(), create_trainer(*tiny_options(max_epochs=1, **trainer_options))
     components.tune(cast("Any", scheduler), trainer, model, datamodule=data, train_dataloaders=None)
     return model, trainer
 

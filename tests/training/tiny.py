@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +13,8 @@ from torch import Tensor
 from mml_ray.models import build_model
 from mml_ray.models.base import BaseModel
 from mml_ray.seeding import keyed_seed
-from mml_ray.training.trainer import TrainerOptions
+from mml_ray.training.options import TrainerOptions
+from mml_ray.training.trainer import TrainerContext
 
 SPEC = {"task_type": "classification", "num_classes": 3, "class_occ": {"a": 10, "b": 10, "c": 10}}
 
@@ -116,7 +118,9 @@ def tiny_model(**changes: Any) -> BaseModel:
     return build_model(tiny_config(**changes))
 
 
-def tiny_options(**changes: Any) -> TrainerOptions:
-    return TrainerOptions(
-        **{"max_epochs": 4, "accelerator": "cpu", "deterministic": True, "seed": 3, "poll_seconds": 0.0, **changes}
-    )
+def tiny_options(**changes: Any) -> tuple[TrainerOptions, TrainerContext]:
+    """The arguments of ``create_trainer``; ``changes`` are options or parts of the context."""
+    own = {field.name for field in fields(TrainerContext)}
+    given = {"max_epochs": 4, "accelerator": "cpu", "deterministic": True, "seed": 3, "poll_seconds": 0.0, **changes}
+    options = TrainerOptions.of({name: value for name, value in given.items() if name not in own})
+    return options, TrainerContext(**{name: value for name, value in given.items() if name in own})

@@ -61,7 +61,6 @@ def build_preprocessing(pipeline: Pipeline, modalities: Sequence[str] = ("image"
     """
     if not pipeline:
         return None
-    from mml_ray.data.augment.base import check_step
     from mml_ray.data.augment.cpu import AlbumentationsPreprocessing
 
-    return AlbumentationsPreprocessing([check_step(step, "preprocessing.pipeline") for step in pipeline], modalities)
+    return AlbumentationsPreprocessing(pipeline, modalities)

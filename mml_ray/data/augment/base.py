@@ -13,7 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from mml_ray.data.options import PipelineOptions
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.options import build
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import ALBUMENTATIONS_TARGETS, KORNIA_VALID_MODALITIES, Modality
 
@@ -29,35 +31,28 @@ class BatchAugmentation(Protocol):
         """``images`` float ``[N, C, H, W]`` in [0, 1] and ``masks`` int64 ``[N, H, W]``; global generators stay untouched."""
 
 
-def build_cpu(config: Mapping[str, Any] | None, modalities: Sequence[str] = ("image", "mask")) -> SampleAugmentation | None:
-    """The augmentation that ``config`` (``{}`` or ``{"backend", "pipeline"}``) describes, for samples of ``modalities``."""
-    parts = _parts(config, "cpu")
-    if parts is None:
+def build_cpu(
+    given: PipelineOptions | Mapping[str, Any] | None, modalities: Sequence[str] = ("image", "mask")
+) -> SampleAugmentation | None:
+    """The augmentation of samples of ``modalities``; ``None``: there are no steps."""
+    options = _options(given, "cpu")
+    if not options.pipeline:
         return None
-    found: SampleAugmentation = registry.lookup("augmentation", f"cpu/{parts[0]}")(parts[1], modalities)
+    found: SampleAugmentation = registry.lookup("augmentation", f"cpu/{options.backend}")(options.pipeline, modalities)
     return found
 
 
-def build_gpu(config: Mapping[str, Any] | None) -> BatchAugmentation | None:
+def build_gpu(given: PipelineOptions | Mapping[str, Any] | None) -> BatchAugmentation | None:
     """As :func:`build_cpu`, for batches."""
-    parts = _parts(config, "gpu")
-    if parts is None:
+    options = _options(given, "gpu")
+    if not options.pipeline:
         return None
-    found: BatchAugmentation = registry.lookup("augmentation", f"gpu/{parts[0]}")(parts[1])
+    found: BatchAugmentation = registry.lookup("augmentation", f"gpu/{options.backend}")(options.pipeline)
     return found
 
 
-def _parts(config: Mapping[str, Any] | None, where: str) -> tuple[str, Pipeline] | None:
-    if not config:
-        return None
-    unknown = sorted(set(config) - {"backend", "pipeline"})
-    if unknown or "backend" not in config:
-        raise MMLMisconfigurationException(
-            f"augmentations.{where} needs the keys 'backend' and 'pipeline'"
-            + (f"; unknown: {', '.join(unknown)}." if unknown else f", got {', '.join(config)}.")
-        )
-    pipeline = [check_step(step, f"augmentations.{where}.pipeline") for step in config.get("pipeline") or []]
-    return (str(config["backend"]), pipeline) if pipeline else None
+def _options(given: PipelineOptions | Mapping[str, Any] | None, side: str) -> PipelineOptions:
+    return given if isinstance(given, PipelineOptions) else build(PipelineOptions, f"augmentations.{side}", given or {})
 
 
 def refuse_all_but_masks(modalities: Sequence[str], backend: str) -> None:
@@ -85,10 +80,3 @@ def check_pixels(image: Any, names: Sequence[str]) -> None:
             f"The steps {' > '.join(names)} turn an image into {getattr(image, 'dtype', '')} {tuple(image.shape)}; it must stay "
             f"uint8 [height, width, channels]. {NORMALIZING}"
         )
-
-
-def check_step(step: Any, where: str) -> Mapping[str, Any]:
-    """``step`` if it is a mapping with a ``name``."""
-    if not isinstance(step, Mapping) or not isinstance(step.get("name"), str):
-        raise MMLMisconfigurationException(f"Each step of {where} must be a mapping with a 'name', got {step!r}.")
-    return step

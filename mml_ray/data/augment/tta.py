@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mml_ray.data.augment.base import check_step
+from mml_ray.data.options import TtaOptions
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.seeding import keyed_seed
 
@@ -40,10 +40,9 @@ class TestTimeAugmentation:
 
     def __init__(self, variations: Mapping[str, Sequence[Mapping[str, Any]]], *, mode: str = "mean", seed: int = 0) -> None:
         """``mode``: mean. Raises :class:`MMLMisconfigurationException` for unknown modes, steps and arguments."""
-        if mode != "mean":
-            raise MMLMisconfigurationException(f"tta.mode must be mean, got '{mode}'.")
+        options = TtaOptions.of({"variations": dict(variations), "mode": mode})
         self._seed = seed
-        self._views = {name: [_build(step, name) for step in steps or ()] for name, steps in variations.items()}
+        self._views = {name: [_build(step, name) for step in steps] for name, steps in options.variations.items()}
 
     def __bool__(self) -> bool:
         return bool(self._views)
@@ -157,7 +156,7 @@ def _through_kornia(step: Mapping[str, Any]) -> Step:
 
 
 def _build(given: Mapping[str, Any], variation: str) -> Step:
-    step = dict(check_step(given, f"tta.variations.{variation}"))
+    step = dict(given)
     name, p = str(step.pop("name")), float(step.pop("p", 1.0))
     if p != 1.0:
         raise MMLMisconfigurationException(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mml_ray.composition.compose import compose_run
+from mml_ray.api import compose_run
 from mml_ray.composition.tree import PACKAGED, ConfigTree
 from mml_ray.errors import MMLError
 from mml_ray.registry import registry
@@ -65,29 +65,30 @@ def test_class_weights_are_no_losses() -> None:
     ) == [1, 2]
 
 
-def test_arguments_of_the_trainer_that_have_a_rule_are_there() -> None:
-    from mml_ray.composition.rules import RULES
-    from mml_ray.training.trainer import TrainerOptions, check_extra
+def test_the_trainer_has_every_argument_that_options_declare() -> None:
+    import inspect
 
-    ruled = [key.removeprefix("trainer.") for key in RULES if key.startswith("trainer.")]
-    options = TrainerOptions.from_config(dict.fromkeys(ruled))
-    check_extra(options.extra)
-    assert "limit_train_batches" in options.extra
+    from lightning.pytorch import Trainer
+
+    from mml_ray.training.options import TrainerOptions
+
+    assert set(TrainerOptions.declared()) - {"checkpoint_every_minutes"} <= set(inspect.signature(Trainer.__init__).parameters)
 
 
 def test_names_that_are_not_looked_up_are_right() -> None:
-    from mml_ray.composition.names import KNOWN, KNOWN_NETWORKS, check_names
+    from mml_ray.models.options import ArchOptions
+    from mml_ray.preflight.names import KNOWN, KNOWN_NETWORKS, check
 
     missing = [f"{kind} {name}" for kind, known in KNOWN.items() for name in known if registry.find(kind, name) is None]
     assert missing == []
     for name in KNOWN_NETWORKS:
         registry.lookup("architecture", "monai")({"name": name})
-    check_names({"arch": {"backend": "monai", "name": "efficientnet-b0"}})
+    check({"arch": ArchOptions.of({"backend": "monai", "name": "efficientnet-b0"})})
 
 
 @pytest.mark.parametrize("option", CHOSEN)
 def test_shipped_options_need_no_looking_up(option: str) -> None:
-    from mml_ray.composition.names import KNOWN
+    from mml_ray.preflight.names import KNOWN
 
     slow = {"loaders=pillow_acc", "loaders=scikit", "loaders=torch"}
     unknown = [name for kind, name in names(option) if name not in KNOWN[kind]]
@@ -163,11 +164,12 @@ def test_every_callback_can_be_built(option: str) -> None:
 def test_the_trainer_takes_every_setting() -> None:
     from omegaconf import OmegaConf
 
-    from mml_ray.training.trainer import TrainerOptions, create_trainer
+    from mml_ray.training.options import TrainerOptions
+    from mml_ray.training.trainer import create_trainer
 
     settings = OmegaConf.to_container(compose_run(["train"]).cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
-    trainer = create_trainer(TrainerOptions.from_config({str(key): value for key, value in settings.items()}))
+    trainer = create_trainer(TrainerOptions.of({str(key): value for key, value in settings.items()}))
     assert (trainer.max_epochs, trainer.min_epochs) == (50, 10)
 
 
