@@ -137,7 +137,8 @@ def exact_match(rows: Rows, threshold: Fraction = 0.5) -> float:
 def matthews_corrcoef(rows: Rows, threshold: Fraction = 0.5, ignore_index: int | None = None) -> float:
     """The correlation of truth and prediction (Gorodkin 2004), -1 to 1; of the decisions of all labels together.
 
-    0 where the truth or the prediction is constant.
+    Where the truth or the prediction is constant: 0; of two classes 1 if all are right, -1 if all are wrong, else
+    (right - wrong) / sqrt(samples * right * wrong).
     """
     if rows.targets.ndim == 2:
         counts = _Counts.of(rows, threshold=threshold)
@@ -145,10 +146,12 @@ def matthews_corrcoef(rows: Rows, threshold: Fraction = 0.5, ignore_index: int |
     else:
         confusion = confusion_matrix(rows, ignore_index=ignore_index)
     confusion = confusion.astype(float)
-    total, true, guessed = confusion.sum(), confusion.sum(1), confusion.sum(0)
-    covariance = confusion.trace() * total - true @ guessed
+    total, true, guessed, right = confusion.sum(), confusion.sum(1), confusion.sum(0), confusion.trace()
     variances = (total**2 - true @ true) * (total**2 - guessed @ guessed)
-    return float(_divide(covariance, np.sqrt(variances)))
+    if variances == 0 and len(confusion) == 2 and total:
+        wrong = total - right
+        return float(_divide(right - wrong, np.sqrt(total * right * wrong), np.sign(right - wrong)))
+    return float(_divide(right * total - true @ guessed, np.sqrt(variances)))
 
 
 @metric("cohen_kappa", "cls")
@@ -210,15 +213,17 @@ def _average_precision(
 ) -> float:
     """The mean precision over the steps of recall, of each class against the others, averaged over classes.
 
-    A class without samples is left out, a label without any counts 0. ``thresholds`` as for ``auroc``. NaN for scores that are not finite.
+    A label without samples counts 0. So does a class with ``thresholds``, or where all samples are of class 0; else it is left out.
+    ``thresholds`` as for ``auroc``. NaN for scores that are not finite.
     """
-    absent = 0.0 if rows.targets.ndim == 2 else np.nan
+    rows = _without(rows, ignore_index)
+    absent = np.nan if rows.targets.ndim == 1 and thresholds is None and rows.targets.any() else 0.0
 
     def area(truth: Array, scores: Array) -> float:
         tp, fp = _curve(truth, scores)
         return float((np.diff(tp) * tp[1:] / (tp + fp)[1:]).sum() / tp[-1]) if tp[-1] else absent
 
-    return _of_curves(area, _without(rows, ignore_index), average, thresholds)
+    return _of_curves(area, rows, average, thresholds)
 
 
 average_precision = metric("average_precision", "cls", "mlcls", ignore_index="cls")(_average_precision)
