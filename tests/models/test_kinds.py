@@ -20,7 +20,8 @@ TRAINABLE = [kind for kind in all_kinds() if kind.route in ("cls", "mlcls", "seg
 
 @pytest.mark.parametrize("kind", TRAINABLE, ids=lambda kind: f"{kind.route}-{kind.target}")
 def test_the_keys_of_a_built_in_kind_are_registered(kind: TaskKind) -> None:
-    for group, keys in {"head": [kind.head], "loss": kind.losses, "metric": kind.metrics, "loader": [kind.loader]}.items():
+    named = {"head": [kind.head], "loss": kind.losses, "metric": kind.metrics, "loader": [kind.loader], "codec": [kind.codec]}
+    for group, keys in named.items():
         assert keys and set(keys) <= set(registry.names(group)), group
     spec = TaskSpec.parse("toy", {"task_type": kind.task_type, "target": kind.target, "num_classes": 3})
     assert spec.kind is kind and spec.outputs == (1 if kind.target == "value" else 3)
