@@ -19,54 +19,47 @@ DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class FileSystem:
-    """The primitives that durable writing is made of."""
+    """The primitives that durable writing is made of: each is the function of :mod:`os` of its name, where nothing else is said."""
 
     def open(self, path: Path | str, flags: int, mode: int = 0o644) -> int:
-        """``os.open``: a file descriptor."""
         return os.open(path, flags, mode)
 
     def write(self, descriptor: int, data: bytes) -> int:
-        """``os.write``: the number of bytes written, which may be less than asked for."""
+        """The number of bytes written, which may be less than asked for."""
         return os.write(descriptor, data)
 
+    def read(self, descriptor: int, size: int) -> bytes:
+        """At most ``size`` bytes, none at the end."""
+        return os.read(descriptor, size)
+
     def fsync(self, descriptor: int) -> None:
-        """``os.fsync``."""
         os.fsync(descriptor)
 
     def close(self, descriptor: int) -> None:
-        """``os.close``."""
         os.close(descriptor)
 
     def replace(self, source: Path | str, target: Path | str) -> None:
-        """``os.replace``."""
         os.replace(source, target)
 
+    def link(self, source: Path | str, target: Path | str) -> None:
+        """Fails where ``target`` exists."""
+        os.link(source, target)
+
     def unlink(self, path: Path | str) -> None:
-        """``os.unlink``."""
         os.unlink(path)
+
+    def truncate(self, path: Path | str | int, size: int) -> None:
+        """Also takes a file descriptor."""
+        os.truncate(path, size)
 
     def mkdir(self, path: Path | str) -> None:
         """``os.makedirs`` with ``exist_ok``."""
         os.makedirs(path, exist_ok=True)
 
-    def truncate(self, path: Path | str | int, size: int) -> None:
-        """``os.truncate``; also takes a file descriptor."""
-        os.truncate(path, size)
-
-    def link(self, source: Path | str, target: Path | str) -> None:
-        """``os.link``: fails where ``target`` exists."""
-        os.link(source, target)
-
     def rmdir(self, path: Path | str) -> None:
-        """``os.rmdir``."""
         os.rmdir(path)
 
-    def read(self, descriptor: int, size: int) -> bytes:
-        """``os.read``: at most ``size`` bytes, none at the end."""
-        return os.read(descriptor, size)
-
     def listdir(self, path: Path | str) -> list[str]:
-        """``os.listdir``."""
         return os.listdir(path)
 
 
@@ -83,16 +76,20 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[written:]
 
 
-def read_bytes(path: Path | str) -> bytes:
-    """All of ``path``."""
-    descriptor = fs.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def opened(path: Path | str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A descriptor of ``path`` that is closed at the end of the block."""
+    descriptor = fs.open(path, flags)
     try:
-        parts = []
-        while part := fs.read(descriptor, 1 << 24):
-            parts.append(part)
+        yield descriptor
     finally:
         fs.close(descriptor)
-    return b"".join(parts)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """All of ``path``."""
+    with opened(path) as descriptor:
+        return b"".join(iter(lambda: fs.read(descriptor, 1 << 24), b""))
 
 
 def identity(path: Path | str) -> tuple[int, int, int] | None:
@@ -101,13 +98,10 @@ def identity(path: Path | str) -> tuple[int, int, int] | None:
     The file is opened for it: a network file system then asks its server, where ``stat`` alone may answer from a cache.
     """
     try:
-        descriptor = fs.open(path, os.O_RDONLY)
+        with opened(path) as descriptor:
+            status = os.fstat(descriptor)
     except FileNotFoundError:
         return None
-    try:
-        status = os.fstat(descriptor)
-    finally:
-        fs.close(descriptor)
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -137,35 +131,19 @@ def make_folder(path: Path | str) -> None:
     if missing:
         fs.mkdir(missing[0])
         for created in reversed(missing):
-            sync_folder(created.parent)
+            sync(created.parent)
 
 
-def sync_folder(folder: Path | str) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = fs.open(folder, os.O_RDONLY)
-    try:
+def sync(path: Path | str) -> None:
+    """Make durable the content of a file, written by anybody, or the names in a folder."""
+    with opened(path) as descriptor:
         fs.fsync(descriptor)
-    finally:
-        fs.close(descriptor)
-
-
-def sync_file(path: Path | str) -> None:
-    """Make the content of ``path``, written by somebody else, durable."""
-    descriptor = fs.open(path, os.O_RDONLY)
-    try:
-        fs.fsync(descriptor)
-    finally:
-        fs.close(descriptor)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """``path`` holds ``data`` afterwards, or what it held before."""
-    with replacing(path) as temporary:
-        descriptor = fs.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            write_all(descriptor, data)
-        finally:
-            fs.close(descriptor)
+    with replacing(path) as temporary, opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+        write_all(descriptor, data)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -190,9 +168,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
     try:
         yield temporary
-        sync_file(temporary)
+        sync(temporary)
         fs.replace(temporary, target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

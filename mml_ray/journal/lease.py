@@ -147,7 +147,7 @@ def _claim(folder: JournalFolder, token: int, owner: Mapping[str, Any]) -> bool:
     temporary = folder.claims / f".{token}.{os.getpid()}.{time.monotonic_ns()}.tmp"
     won = create_exclusively(folder.claims / str(token), json.dumps(owner).encode(), temporary=temporary)
     if won:
-        atomic.sync_folder(folder.claims)
+        atomic.sync(folder.claims)
     return won
 
 

@@ -185,7 +185,7 @@ class Journal:
                 guard()
                 failpoint("journal.before_replace")
                 atomic.fs.replace(temporary, path)
-                atomic.sync_folder(path.parent)
+                atomic.sync(path.parent)
                 failpoint("journal.after_replace")
                 guard()
             except BaseException:

@@ -229,7 +229,7 @@ class DatasetUnderConstruction:
                 (self.folder / WIP_MARKER).write_text(
                     "mml-ray is creating this dataset. If no run of it is alive, the folder can be deleted.\n"
                 )
-                atomic.sync_folder(self.folder)
+                atomic.sync(self.folder)
             self._open.add(self.folder)
         return self.folder
 
@@ -242,7 +242,7 @@ class DatasetUnderConstruction:
             return
         os.sync()  # everything must be durable before the mark is removed
         atomic.fs.unlink(self.folder / WIP_MARKER)
-        atomic.sync_folder(self.folder)
+        atomic.sync(self.folder)
 
 
 __all__ = ["DSetCreator", "DataArchive", "DataKind", "Limits", "DatasetUnderConstruction"]

@@ -84,7 +84,7 @@ def _with_retries(
             log.warning("Download of %s was interrupted (%s).", url, said)
             continue
         if complete:
-            atomic.sync_file(part)
+            atomic.sync(part)
             atomic.fs.replace(part, path)
             _notes(part).unlink(missing_ok=True)
             return

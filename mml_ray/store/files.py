@@ -57,8 +57,8 @@ class LocalFiles:
 
     def put(self, path: Path, *, durable: bool = True) -> None:
         if durable:
-            atomic.sync_file(path)
-            atomic.sync_folder(path.parent)
+            atomic.sync(path)
+            atomic.sync(path.parent)
 
     def replacing(self, path: Path) -> AbstractContextManager[Path]:
         return atomic.replacing(path)
@@ -92,7 +92,7 @@ class LocalFiles:
     def remove(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             atomic.fs.unlink(path)
-            atomic.sync_folder(path.parent)
+            atomic.sync(path.parent)
 
 
 LOCAL = LocalFiles()

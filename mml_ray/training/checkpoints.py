@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from mml_ray.atomic import fs, replacing, sync_folder, write_all, write_json
+from mml_ray.atomic import fs, replacing, sync, write_all, write_json
 from mml_ray.driver.disk_space import FULL
 from mml_ray.errors import DataError, DiskFullError, StorageError
 
@@ -193,7 +193,7 @@ class Generations:
         for number, name in self._files():
             if number not in kept:
                 fs.unlink(self.folder / name)
-        sync_folder(self.folder)
+        sync(self.folder)
 
 
 def _sha256(path: Path) -> str:

@@ -76,7 +76,7 @@ class Cleaner:
                 folders[file.parent] = None
             del self._released[path]
         for folder in folders:
-            atomic.sync_folder(folder)
+            atomic.sync(folder)
 
     def sweep(self, token: int) -> None:
         """Remove the temporary files of owners before ``token`` that were killed.
