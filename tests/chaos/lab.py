@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from mml_ray.driver import loop
 from mml_ray.journal import owner
 from mml_ray.store.run.store import RunStore, read_run, verify
 from tests.integration.harness import Place, commits, files, wait_for
+from tests.integration.warm import Call
 from tests.patience import GUARD, promised
 from tests.store.world import Unsynced
 from tests.tasks import builders
@@ -55,7 +55,7 @@ class Lab(Place):
         own = {"MML_CONFIGS_PATH": str(HERE / "configs"), "PYTHONPATH": str(REPOSITORY), "MML_CHAOS": str(self.trouble), **TOKEN}
         return super().environment(**{**own, **extra})
 
-    def start_into(self, log: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    def start_into(self, log: Path, *arguments: str, **extra: str) -> Call:
         """As :meth:`start`, with its output in a file."""
         with log.open("w") as file:
             return self.start(*arguments, into=file, **extra)

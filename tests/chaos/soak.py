@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import psutil
 
 from tests.chaos.lab import Lab, again_and_again, different, outcome
 from tests.integration.harness import survivors
+from tests.integration.warm import Call
 
 #: seconds after which a driver that nobody kills any more counts as hanging
 PATIENCE = 240.0
@@ -112,7 +112,7 @@ class _Driver:
         arguments = (*lab.next(), *shape.arguments())
         if shape.where == "inline":
             self._pid, self._log = lab.fork_away(*arguments)
-            self._popen: subprocess.Popen[str] | None = None
+            self._popen: Call | None = None
         else:
             self._log = lab.trouble / f"output_{time.monotonic_ns()}"
             self._popen = lab.start_into(self._log, *arguments)

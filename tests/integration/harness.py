@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 import psutil
 
+from tests.integration.warm import Call
 from tests.patience import GUARD
 
 #: small enough to finish in seconds, large enough that a kill hits a training
@@ -28,7 +28,7 @@ QUICK = (
 
 
 #: what the current test has started
-_started: list[subprocess.Popen[str]] = []
+_started: list[Call] = []
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,9 @@ class Place:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MML_", "RAY_"))}
         return {**kept, "MML_DATA_PATH": str(self.data), "MML_RESULTS_PATH": str(self.results), "PYTHONUNBUFFERED": "1", **extra}
 
-    def start(self, *arguments: str, into: IO[str] | int = subprocess.PIPE, **extra: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, into: IO[str] | int = subprocess.PIPE, **extra: str) -> Call:
         """``python -m mml_ray <arguments>`` in the background, in a session of its own; its output in a pipe, or a file."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mml_ray", *arguments],
-            env=self.environment(**extra),
-            stdout=into,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        process = Call(arguments, environment=self.environment(**extra), into=into)
         _started.append(process)
         return process
 
@@ -115,7 +108,7 @@ def wait_for(condition: Callable[[], bool], *, what: str, seconds: float = GUARD
         time.sleep(0.05)
 
 
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def family(process: Call) -> list[psutil.Process]:
     """The process and all its descendants."""
     try:
         root = psutil.Process(process.pid)
@@ -149,7 +142,7 @@ def end_what_goes_on() -> None:
             process.stdout.close()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Call) -> None:
     """SIGKILL to this process alone, not to its children."""
     process.kill()
     process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,13 +30,10 @@ class PluginPlace(Place):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> PluginPlace:
-    """The plugin as pip installs it, and the task ``three_dots`` as ``mml-ray create`` makes it."""
+def place(tmp_path_factory: pytest.TempPathFactory, plugin_site: Path) -> PluginPlace:
+    """The installed plugin, and the task ``three_dots`` as ``mml-ray create`` makes it."""
     root = tmp_path_factory.mktemp("landmarks")
-    source = shutil.copytree(HERE.parent / "plugin_example", root / "source", ignore=shutil.ignore_patterns("__pycache__"))
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", str(root / "site"), str(source)], check=True)
-    place = PluginPlace(root / "data", root / "results", root / "site")
+    place = PluginPlace(root / "data", root / "results", plugin_site)
     code, output = place.call("create", "tasks=three_dots", "mode.n_folds=5")
     assert code == 0, output
     return place

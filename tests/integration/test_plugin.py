@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,24 +43,12 @@ class BuzzPlace(Place):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as pip installs it, without network, in a folder of its own."""
-    root = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(
-        Path(__file__).parents[1] / "plugin_example", root / "source", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", str(root / "site"), str(source)], check=True)
-    return root / "site"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, digits: Path, site: Path) -> BuzzPlace:
+def place(tmp_path_factory: pytest.TempPathFactory, digits: Path, plugin_site: Path) -> BuzzPlace:
     """Eight tasks, gone through inline in project ``inline`` and on Ray in project ``ray``."""
     root = tmp_path_factory.mktemp("buzz")
     meeting = root / "meeting"
     meeting.mkdir()
-    place = BuzzPlace(digits, root / "results", site)
+    place = BuzzPlace(digits, root / "results", plugin_site)
     code, output = place.call("buzz", *EIGHT, "proj=inline", "sys.executor=inline")
     assert code == 0, output
     on_ray = ("proj=ray", "sys.executor=ray", f"sys.num_cpus={AT_ONCE}", "resources.step_a.num_cpus=1")
