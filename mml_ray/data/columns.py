@@ -45,26 +45,10 @@ class Column:
             return json.loads(value) if self._json else value
         return self._array[index].as_py()
 
-    @property
-    def arrow(self) -> pa.Array:
-        """The buffers (JSON text where :attr:`is_json`)."""
-        return self._array
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the entries are kept as JSON text."""
-        return self._json
-
     def tolist(self) -> list[Any]:
         """All entries."""
         values = self._array.to_pylist()
         return [json.loads(value) for value in values] if self._json else values
-
-    def numpy(self) -> NDArray[Any]:
-        """Numbers as an array; raises ``ValueError`` for other entries."""
-        if self._json or not (pa.types.is_integer(self._array.type) or pa.types.is_floating(self._array.type)):
-            raise ValueError(f"A column of {self._array.type} is not numeric.")
-        return np.asarray(self._array)
 
 
 def _restored(array: pa.Array, is_json: bool) -> Column:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,12 @@ Augmentation = Callable[[Sample, int], Sample]
 Key = int | tuple[int, int] | tuple[int, int, int]
 
 
-class DecodedStore(Protocol):
-    """Where preprocessed arrays are kept (:mod:`mml_ray.data.cache.decoded`)."""
+class DecodedStore:
+    """Where preprocessed arrays are kept (:mod:`mml_ray.data.cache.decoded`). This one is empty and stores nothing."""
 
     def get(self, modality: str, index: int) -> NDArray[Any] | None:
-        """The read-only array of the sample, or ``None`` if it has to be made."""
+        """The read-only array of the sample, or ``None`` if it must be made."""
+        return None
 
     def put(self, modality: str, index: int, array: NDArray[Any]) -> None:
         """Keep an array that has been made; may ignore it."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mml_ray.data.augment import build_preprocessing
 from mml_ray.data.cache.arrow import ArrowReader, ArrowWriter, compact, is_store
-from mml_ray.data.cache.decoded import array_keys
+from mml_ray.data.cache.decoded import array_keys, file_version
 from mml_ray.data.dataset import Sample, TaskDataset
 from mml_ray.data.loaders import default_loader
 from mml_ray.data.options import PreprocessingOptions
@@ -178,19 +178,11 @@ def _todo(datasets: Iterable[TaskDataset], stored: Mapping[str, Mapping[str, str
 
 def _versions(entries: Mapping[str, str], root: str) -> dict[str, str]:
     """Size and time of change of the files; a mask is shaped like its image, so it follows that, too."""
-    image = _version(os.path.join(root, entries["image"]))
+    image = file_version(os.path.join(root, entries["image"]), "none")
     return {
-        modality: image if modality == "image" else f"{_version(os.path.join(root, entry))}|{image}"
+        modality: image if modality == "image" else f"{file_version(os.path.join(root, entry), 'none')}|{image}"
         for modality, entry in entries.items()
     }
-
-
-def _version(path: str) -> str:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return "none"  # an empty mask has no file; reading a file that is missing says so
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 # -- doing it ----------------------------------------------------------------------------------------------------------
@@ -257,15 +249,15 @@ class _Parts:
 
 def _in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """``function`` of each item, in threads, in order; few results wait at a time."""
-    flying: deque[Future[R]] = deque()
+    in_flight: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(max(1, workers))
     try:
         for item in items:
-            flying.append(pool.submit(function, item))
-            if len(flying) > 4 * workers:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+            in_flight.append(pool.submit(function, item))
+            if len(in_flight) > 4 * workers:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

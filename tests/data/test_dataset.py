@@ -120,12 +120,6 @@ def test_columns_give_back_what_they_were_given(entries: list[Any]) -> None:
         assert len(column) == len(entries) and column.tolist() == entries and [column[n] for n in range(len(entries))] == entries
 
 
-def test_numbers_of_a_column() -> None:
-    assert Column([3, 4]).numpy().tolist() == [3, 4]
-    with pytest.raises(ValueError, match="is not numeric"):
-        Column(["a"]).numpy()
-
-
 # -- buffers -------------------------------------------------------------------------------------------------------------
 def test_a_buffer_is_used_again_only_when_nobody_refers_to_it() -> None:
     pool = BufferPool()

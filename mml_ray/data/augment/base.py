@@ -80,3 +80,13 @@ def check_pixels(image: Any, names: Sequence[str]) -> None:
             f"The steps {' > '.join(names)} turn an image into {getattr(image, 'dtype', '')} {tuple(image.shape)}; it must stay "
             f"uint8 [height, width, channels]. {NORMALIZING}"
         )
+
+
+def check_name(name: str, *, mixes: bool) -> None:
+    """Raise for a step that mixes samples, or that takes images out of [0, 1]."""
+    if mixes:
+        raise MMLMisconfigurationException(
+            f"'{name}' mixes samples and their targets: choose callbacks=mixup or callbacks=cutmix."
+        )
+    if name in ("Normalize", "Denormalize"):
+        raise MMLMisconfigurationException(f"'{name}' takes images out of [0, 1], where augmentations must stay. {NORMALIZING}")

@@ -17,7 +17,7 @@ from kornia.augmentation import auto
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
-from mml_ray.data.augment.base import NORMALIZING, Pipeline, refuse_all_but_masks
+from mml_ray.data.augment.base import Pipeline, check_name, refuse_all_but_masks
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
 from mml_ray.tasks.attributes import IGNORE_INDEX
 
@@ -96,12 +96,7 @@ def build_step(step: Mapping[str, Any]) -> Any:
     """One kornia augmentation from ``{"name", **arguments}``."""
     name = str(step["name"])
     arguments = {key: _plain(value) for key, value in step.items() if key != "name"}
-    if name in _REMOVED or "MixUp" in name or "CutMix" in name:
-        raise MMLMisconfigurationException(
-            f"'{name}' mixes samples and their targets: choose callbacks=mixup or callbacks=cutmix."
-        )
-    if name in ("Normalize", "Denormalize"):
-        raise MMLMisconfigurationException(f"'{name}' takes images out of [0, 1], where augmentations must stay. {NORMALIZING}")
+    check_name(name, mixes=name in _REMOVED or "MixUp" in name or "CutMix" in name)
     cls = getattr(auto if name in _AUTO else K, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)) or name.endswith(("Base2D", "Base3D", "3D")):
         raise UnknownNameError.of("kornia augmentation", name, [*known_names(), *_AUTO])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mml_ray.data.augment.base import NORMALIZING, Pipeline, check_pixels, refuse_all_but_masks
+from mml_ray.data.augment.base import Pipeline, check_name, check_pixels, refuse_all_but_masks
 from mml_ray.data.augment.gpu import seeded
 from mml_ray.errors import DataError, MMLMisconfigurationException, UnknownNameError
 from mml_ray.imaging.torchvision import require_torchvision
@@ -76,10 +76,7 @@ def build_step(step: Mapping[str, Any]) -> Any:
 
     name = str(step["name"])
     arguments = {key: value for key, value in step.items() if key != "name"}
-    if name in ("MixUp", "CutMix"):
-        raise MMLMisconfigurationException(f"'{name}' mixes samples and their targets: choose callbacks={name.lower()}.")
-    if name == "Normalize":
-        raise MMLMisconfigurationException(f"'{name}' takes images out of [0, 1], where augmentations must stay. {NORMALIZING}")
+    check_name(name, mixes=name in ("MixUp", "CutMix"))
     cls = getattr(v2, name, None)
     if not (isinstance(cls, type) and issubclass(cls, v2.Transform)):
         known = [key for key in dir(v2) if isinstance(getattr(v2, key), type) and issubclass(getattr(v2, key), v2.Transform)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mml_ray.data.cache.arrow import ArrowReader, ArrowWriter, is_store, mask_key
-from mml_ray.data.dataset import TaskDataset
+from mml_ray.data.dataset import DecodedStore, TaskDataset
 from mml_ray.errors import DataError, MMLError
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN
 
@@ -26,7 +26,7 @@ from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN
 _KEEP_FREE, _KEEP_PART = 1 << 30, 0.1
 
 
-class StoredArrays:
+class StoredArrays(DecodedStore):
     """A complete store, as ``pp`` writes it; ``key`` of an array is the entry in the task description."""
 
     def __init__(self, reader: ArrowReader, dataset: TaskDataset) -> None:
@@ -45,17 +45,8 @@ class StoredArrays:
         """The array."""
         return self._reader.array(int(self._rows[modality][index]))
 
-    def put(self, modality: str, index: int, array: NDArray[Any]) -> None:
-        """Nothing: the store is complete."""
 
-    def begin(self, epoch: int, *, write: bool) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
-
-
-class GrowingArrays:
+class GrowingArrays(DecodedStore):
     """The view that one dataset has of a self-filling store. Never fails for the store's sake: it then warns and decodes."""
 
     def __init__(self, folder: Path, dataset: TaskDataset, definition: Mapping[str, Any]) -> None:
@@ -148,15 +139,16 @@ def array_keys(dataset: TaskDataset) -> dict[str, pa.Array]:
 def _with_versions(keys: pa.Array, root: str) -> pa.Array:
     """Keys with size and time of change of their files; an empty mask follows its image."""
     empty = mask_key(EMPTY_MASK_TOKEN, "")
-    versions = (_version(os.path.join(root, key.removeprefix(empty))) for key in keys.to_pylist())
+    versions = (file_version(os.path.join(root, key.removeprefix(empty)), "missing") for key in keys.to_pylist())
     return pa.array([f"{key}|{version}" for key, version in zip(keys.to_pylist(), versions, strict=True)], pa.string())
 
 
-def _version(path: str) -> str:
+def file_version(path: str, missing: str) -> str:
+    """Size and time of change of a file; ``missing`` if there is none (loading it raises)."""
     try:
         found = os.stat(path)
     except OSError:
-        return "missing"  # loading it says so
+        return missing
     return f"{found.st_size}-{found.st_mtime_ns}"
 
 

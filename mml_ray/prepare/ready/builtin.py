@@ -31,15 +31,6 @@ FAKE_SIDE = 224
 DIGITS_SIDE = 64
 
 
-def _write_all(folder: Path, images: dict[str, Pixels], context: CreationContext) -> None:
-    """PNG files by relative path, in threads."""
-
-    def write(item: tuple[str, Pixels]) -> None:
-        write_png(folder / item[0], item[1], compression=1)
-
-    in_threads(write, list(images.items()), workers=context.workers, progress=context.progress, what="images")
-
-
 # -- digits ------------------------------------------------------------------------------------------------------------
 @register_dsetcreator("digits")
 def create_digits_dataset(context: CreationContext) -> Path:
@@ -57,7 +48,11 @@ def create_digits_dataset(context: CreationContext) -> Path:
             kind = DataKind.TESTING_DATA if position in tests else DataKind.TRAINING_DATA
             images[f"{kind.value}/{digit}/{number:04d}.png"] = np.clip(np.rint(large), 0, 255).astype(np.uint8)
     folder = context.data_root.dataset_path("digits")
-    _write_all(folder, images, context)
+
+    def write(item: tuple[str, Pixels]) -> None:
+        write_png(folder / item[0], item[1], compression=1)
+
+    in_threads(write, list(images.items()), workers=context.workers, progress=context.progress, what="images")
     return folder
 
 
