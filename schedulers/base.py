@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mml_ray.composition.portable import portable
+from mml_ray.composition.portable import plain, portable
 from mml_ray.composition.secrets import without_secrets
 from mml_ray.driver.command import FINISH, FRAME, CommandDefaults, defaults_of
 from mml_ray.driver.graph import Entry, Plan, build_plan
@@ -391,30 +391,15 @@ def _file_manager(cfg: DictConfig) -> MMLFileManager:
         proj_path=Path(str(cfg.out_dir)).absolute() / str(cfg.proj),
         results_path=Path(str(cfg.out_dir)).absolute(),
         log_path=None,
-        reuse_cfg=_reuse(cfg),
-        remove_cfg=_remove(cfg),
+        reuse_cfg={key: value for key, value in plain(cfg, "reuse").items() if value is not None},
+        remove_cfg=plain(cfg, "remove"),
         backend=None,
     )
 
 
 def _run_options(cfg: DictConfig) -> RunOptions:
-    groups = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sys", "resources") if cfg.get(key) is not None}
+    groups = {key: plain(cfg, key) for key in ("sys", "resources")}
     live = bool(cfg.get("trainer", {}).get("enable_progress_bar", True))
     given = {**groups, "seed": cfg.get("seed", None) or None, "allow_gpu": bool(cfg.get("allow_gpu", True)), "live": live}
     # a stored configuration may have been written by another version
     return build(RunOptions, "", given, ignore_unknown=bool(cfg.get("continue", False)))
-
-
-def _reuse(cfg: DictConfig) -> dict[str, Any]:
-    content = OmegaConf.to_container(cfg.get("reuse", OmegaConf.create({})), resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items() if key != "clean_up" and value is not None}
-
-
-def _remove(cfg: DictConfig) -> dict[str, bool]:
-    """The group ``remove``, and ``reuse.clean_up.<key>`` which means the same."""
-    removed = OmegaConf.to_container(cfg.get("remove", OmegaConf.create({})), resolve=True)
-    cleaned = OmegaConf.to_container(cfg.get("reuse", OmegaConf.create({})), resolve=True)
-    assert isinstance(removed, dict) and isinstance(cleaned, dict)
-    merged = {**removed, **(cleaned.get("clean_up") or {})}
-    return {str(key): bool(value) for key, value in merged.items()}

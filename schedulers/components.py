@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from omegaconf import OmegaConf
-
+from mml_ray.composition import portable
 from mml_ray.driver import worker
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.options import Options
@@ -29,11 +28,8 @@ T = TypeVar("T", bound=Options)
 
 
 def plain(scheduler: AbstractBaseScheduler, key: str) -> dict[str, Any]:
-    """One group of the configuration as a plain, resolved dict ({} if it is not there)."""
-    node = OmegaConf.select(scheduler.cfg, key, default=None)
-    content = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else {}
-    assert isinstance(content, dict)
-    return {str(name): value for name, value in content.items()}
+    """One group of the configuration as plain data ({} if there is none)."""
+    return portable.plain(scheduler.cfg, key)
 
 
 def options_of(scheduler: AbstractBaseScheduler, cls: type[T]) -> T:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.options import Field
@@ -106,9 +106,7 @@ class CreateScheduler(AbstractBaseScheduler):
             return self.fm.stored(create_task(name, self._context()))
 
     def _source(self) -> dict[str, Any]:
-        content = OmegaConf.to_container(self.cfg.get("source", OmegaConf.create({})) or OmegaConf.create({}), resolve=True)
-        assert isinstance(content, dict)
-        return {str(key): value for key, value in content.items()}
+        return components.plain(self, "source")
 
     def _check_source(self, dataset: str) -> None:
         """Refuse raw data that is missing or cannot be copied, before anything starts."""

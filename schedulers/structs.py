@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from mml_ray.composition.portable import plain
 from mml_ray.errors import MMLMisconfigurationException, TaskNotFoundError, unknown_name_message
 from mml_ray.store.artifacts import ModelStorage
 from mml_ray.store.manager import MMLFileManager
@@ -107,8 +108,7 @@ def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
     """
     from mml_ray.prepare.preprocessed import check_preprocessed
 
-    content = OmegaConf.to_container(cfg.preprocessing, resolve=True)
-    assert isinstance(content, dict)
+    content = plain(cfg, "preprocessing")
     names = [str(name) for name in cfg.task_list]
     check_preprocessed(manager.data, names, preprocessing=str(content["id"]), pipeline=content.get("pipeline") or [])
 

@@ -11,6 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 _CALL = re.compile(r"\$\{[^{}]*:")
 
 
+def plain(cfg: DictConfig, key: str = "") -> dict[str, Any]:
+    """The configuration, or one group of it, as plain data with its references resolved; empty if there is no such group."""
+    node = OmegaConf.select(cfg, key, default=None) if key else cfg
+    content = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else {}
+    assert isinstance(content, dict)
+    return {str(name): value for name, value in content.items()}
+
+
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain data that means the same in any process: what resolvers give (``${oc.env:NAME}``) is put in.
 

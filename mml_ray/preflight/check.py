@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
+from mml_ray.composition.portable import plain
 from mml_ray.composition.request import RunRequest
 from mml_ray.data.options import PreprocessingOptions
 from mml_ray.errors import MMLMisconfigurationException
@@ -51,13 +52,6 @@ def check(request: RunRequest, facts: ModeFacts) -> RunRequest:
         names.check(options)
         build.check(options, build.unproven(request, settings, facts))
     return replace(request, notices=(*request.notices, *notices))
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The whole configuration as plain data, with its references resolved."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
 
 
 def _at(settings: Any, place: str) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from omegaconf import DictConfig
 
+from mml_ray.composition.portable import plain
 from mml_ray.composition.tree import config_tree
 from mml_ray.data.options import LoaderOptions, PreprocessingOptions, TtaOptions
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.models.options import ArchOptions, LossOptions, LrSchedulerOptions, MetricsOptions
 from mml_ray.options import Options
-from mml_ray.preflight.check import plain
 from mml_ray.preflight.facts import ModeFacts
 from mml_ray.preflight.groups import build_options
 from mml_ray.store.data_root import DataRoot

@@ -10,7 +10,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging
-from torch import Tensor
 
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
@@ -56,22 +55,21 @@ class LearningRateMonitor(Callback):
 class _Mixing(Callback):
     """Mixes the samples of a training batch pairwise; the targets become probabilities, so such batches have no train metrics."""
 
-    def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0, **settings: Any) -> None:
-        self._settings = {"alpha": alpha, "label_smoothing": label_smoothing, **settings}
-
-    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
-        """The mixed images and targets."""
-        raise NotImplementedError
+    def __init__(self, function: str, **settings: Any) -> None:
+        """``function`` of :mod:`mml_ray.data.augment.mix`, with its settings."""
+        self._function, self._settings = function, settings
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Mix every task of the batch, in place; the draw follows torch's generator, which is keyed by the step."""
+        from mml_ray.data.augment import mix
+
         for task, fields in batch.items():
             spec = getattr(pl_module, "specs", {}).get(task)
             if spec is None:
                 raise MMLMisconfigurationException(f"mixup and cutmix need a model that knows the type of task '{task}'.")
             check_fact(spec.kind, "mixable", what="Mixing of samples (mixup, cutmix)", task=task)
             seed = int(torch.randint(2**62, ()).item())
-            fields["image"], fields["targets"] = self.mix(
+            fields["image"], fields["targets"] = getattr(mix, self._function)(
                 fields["image"], fields["targets"], num_classes=spec.num_classes, seed=seed, **self._settings
             )
 
@@ -81,13 +79,7 @@ class MixUp(_Mixing):
     """Mixup (Zhang et al. 2018), see :func:`mml_ray.data.augment.mix.mixup`."""
 
     def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0) -> None:
-        super().__init__(alpha, label_smoothing)
-
-    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
-        """The mixed images and targets."""
-        from mml_ray.data.augment.mix import mixup
-
-        return mixup(images, targets, **settings)
+        super().__init__("mixup", alpha=alpha, label_smoothing=label_smoothing)
 
 
 @registry.register_callback("cutmix")
@@ -95,13 +87,7 @@ class CutMix(_Mixing):
     """CutMix (Yun et al. 2019), see :func:`mml_ray.data.augment.mix.cutmix`."""
 
     def __init__(self, alpha: float = 0.4, label_smoothing: float = 0.0, minmax: list[float] | None = None) -> None:
-        super().__init__(alpha, label_smoothing, minmax=minmax)
-
-    def mix(self, images: Tensor, targets: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
-        """The mixed images and targets."""
-        from mml_ray.data.augment.mix import cutmix
-
-        return cutmix(images, targets, **settings)
+        super().__init__("cutmix", alpha=alpha, label_smoothing=label_smoothing, minmax=minmax)
 
 
 @registry.register_callback("device_stats_monitor")

@@ -8,10 +8,10 @@ import pytest
 
 from mml_ray.api import compose_run
 from mml_ray.composition import compose
+from mml_ray.composition.portable import plain
 from mml_ray.composition.tree import PACKAGED
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.preflight.build import unproven
-from mml_ray.preflight.check import plain
 from mml_ray.preflight.facts import ModeFacts
 
 

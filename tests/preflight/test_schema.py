@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from mml_ray import api, cli
 from mml_ray.composition.compose import compose_run
+from mml_ray.composition.portable import plain
 from mml_ray.composition.tree import PACKAGED, ConfigTree, commented_keys
 from mml_ray.composition.values import walk
-from mml_ray.preflight.check import plain
 from mml_ray.preflight.groups import FIXED, find_schema
 from mml_ray.schedulers.loading import mode_facts
 
