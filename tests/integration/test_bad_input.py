@@ -96,7 +96,10 @@ def test_raw_data_that_is_not_there_is_found_before_the_start(place: Place, give
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("tasks=from_folder", "source.name=pets", "source.path=.", "data_dir=./mml_data"), "source.path=.* holds .*/mml_data"),
+        (
+            ("tasks=from_folder", "source.name=pets", "source.path=.", "data_dir=./mml_data"),
+            "source.path must not contain .*/mml_data",
+        ),
         (("tasks=from_folder", "source.name=pets+dogs", "source.path=."), r"source.name must not contain .*tags.*pets\+dogs"),
         ((), "There is no task to create. Choose some with tasks="),
     ],
