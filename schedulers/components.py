@@ -146,6 +146,7 @@ def create_trainer(scheduler: AbstractBaseScheduler, *, monitor: tuple[str, str]
             monitor=monitor,
             callbacks=plain(scheduler, "cbs"),
             checkpoint_dir=scheduler.get_checkpoints_dir() if bound else None,
+            files=manager.files,
             report=manager.report if bound else None,
             should_stop=manager.should_stop if bound else None,
         ),

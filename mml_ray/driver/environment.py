@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from mml_ray.store.files import LOCAL, Files
+
 log = logging.getLogger(__name__)
 
 # -- threads -----------------------------------------------------------------------------------------------------------
@@ -81,8 +83,8 @@ FAILED = "--- failed: "
 class CommandLog:
     """The log of one attempt. The file is opened when there is something to write, or the pulse asks for it."""
 
-    def __init__(self, path: Path, attempt: int) -> None:
-        self._path, self._attempt = path, attempt
+    def __init__(self, path: Path, attempt: int, files: Files = LOCAL) -> None:
+        self._path, self._attempt, self._files = path, attempt, files
         self._file: TextIO | None = None
         self._failed = False
         self._lock = threading.RLock()
@@ -115,12 +117,13 @@ class CommandLog:
         self.write(f"{FAILED}{why.rstrip()}\n")
 
     def close(self) -> None:
-        """Close the file; harmless if it was never opened."""
+        """Close and publish the file; harmless if it was never opened."""
         with self._lock:
             if self._file is not None:
                 faulthandler.unregister(signal.SIGUSR1)
                 with contextlib.suppress(OSError):
                     self._file.close()
+                    self._files.append(self._path)
             self._file, self._failed = None, True
 
 
@@ -157,9 +160,9 @@ class _Tee(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def logged(path: Path, attempt: int) -> Iterator[CommandLog]:
+def logged(path: Path, attempt: int, files: Files = LOCAL) -> Iterator[CommandLog]:
     """Copy stdout, stderr and log records to ``path`` within the block."""
-    command_log = CommandLog(path, attempt)
+    command_log = CommandLog(path, attempt, files)
     handler = logging.StreamHandler(command_log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

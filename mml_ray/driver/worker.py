@@ -60,7 +60,7 @@ def run_attempt(
     seed = None if context.seed is None else keyed_seed(context.seed, spec.name, list(spec.params))
     reference = {"command": spec.key, "attempt": attempt, "position": spec.position}
     limit_threads(spec.resources.threads)
-    with _bound(manager, reference), logged(context.log_folder / f"{spec.key}.log", attempt) as command_log:
+    with _bound(manager, reference), logged(context.log_folder / f"{spec.key}.log", attempt, manager.files) as command_log:
         _running.append(_Running(seed, spec.resources.threads))
         try:
             if pulse is not None:

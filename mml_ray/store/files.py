@@ -24,8 +24,11 @@ class Files(Protocol):
     FileNotFoundError, other faults another OSError.
     """
 
-    def put(self, path: Path, *, durable: bool = True) -> None:
-        """Publish what was written at ``path``. ``durable``: content and name survive a power failure on return."""
+    def put(self, path: Path) -> None:
+        """Publish what was written at ``path``; content and name survive a power failure on return."""
+
+    def append(self, path: Path) -> None:
+        """Publish what this process added to a log at ``path``; that may be lost with the machine."""
 
     def replacing(self, path: Path) -> AbstractContextManager[Path]:
         """Give a local path to write to; its content is published as ``path``, durably, if the block ends well."""
@@ -55,10 +58,12 @@ class Files(Protocol):
 class LocalFiles:
     """Files on a disk that every process sees: a path is where its content lies."""
 
-    def put(self, path: Path, *, durable: bool = True) -> None:
-        if durable:
-            atomic.sync(path)
-            atomic.sync(path.parent)
+    def put(self, path: Path) -> None:
+        atomic.sync(path)
+        atomic.sync(path.parent)
+
+    def append(self, path: Path) -> None:
+        pass
 
     def replacing(self, path: Path) -> AbstractContextManager[Path]:
         return atomic.replacing(path)

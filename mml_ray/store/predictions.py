@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from mml_ray.atomic import replacing
 from mml_ray.errors import DataError
 from mml_ray.registry import registry
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.tasks.kinds import TaskKind, kind_of
 
 Array = NDArray[Any]
@@ -192,14 +193,14 @@ def store_predictions(table: pa.Table, path: Path | str) -> None:
         pq.write_table(table, temporary)
 
 
-def load_predictions(path: Path | str) -> Predictions:
+def load_predictions(path: Path | str, files: Files = LOCAL) -> Predictions:
     """Read a prediction file, also of earlier versions.
 
     Raises:
         DataError: it is not a prediction file.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(files.get(Path(path)))
         return Predictions(table, json.loads((table.schema.metadata or {})[b"mml_ray"]))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"'{path}' is not a prediction file: {error!r}") from error

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from mml_ray.atomic import fs, replacing, sync, write_all, write_json
+from mml_ray.atomic import fs, write_all
 from mml_ray.driver.disk_space import FULL
 from mml_ray.errors import DataError, DiskFullError, StorageError
+from mml_ray.store.files import LOCAL, Files
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,17 @@ class VerifiedCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path, files: Files = LOCAL) -> tuple[str, int]:
     """Write ``checkpoint`` to ``path`` atomically; returns sha256 and size."""
+    return _write(path, files, lambda stream: torch.save(dict(checkpoint), stream))  # type: ignore[arg-type]  # it only writes
+
+
+def _write(path: Path, files: Files, save: Callable[[_HashingStream], object]) -> tuple[str, int]:
     try:
-        with replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             stream = _HashingStream(temporary)
             try:
-                torch.save(dict(checkpoint), stream)  # type: ignore[arg-type]  # it only writes
+                save(stream)
             except RuntimeError as error:  # torch hides what its file raised
                 raise stream.error or error from None
             finally:
@@ -137,65 +142,60 @@ class _HashingStream:
 class Generations:
     """The checkpoints of one training in ``folder``."""
 
-    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path | str, files: Files = LOCAL, *, keep: int = 2) -> None:
         self.folder = Path(folder)
+        self._files = files
         self._keep = keep
 
     def write(self, checkpoint: Mapping[str, Any], position: Position) -> Generation:
         """Add a generation, then remove those that are not kept any more."""
-        number = max((number for number, _ in self._files()), default=0) + 1
+        number = max((number for number, _ in self._listed()), default=0) + 1
         path = self.folder / f"checkpoint-{number:06}.ckpt"
-        sha256, size = write_checkpoint(checkpoint, path)
-        side = {"format": FORMAT, "sha256": sha256, "size": size, **asdict(position)}
+        sha256, size = write_checkpoint(checkpoint, path, self._files)
+        side = json.dumps({"format": FORMAT, "sha256": sha256, "size": size, **asdict(position)}, indent=2) + "\n"
+        _write(path.with_suffix(".json"), self._files, lambda stream: stream.write(side.encode()))
         try:
-            write_json(path.with_suffix(".json"), side)
             self._remove_old(number)
         except OSError as error:
             raise _unwritable(path, error) from error
         return Generation(number, path, position, sha256, size)
 
     def latest(self) -> Generation | None:
-        """The newest generation whose content is what was written; torn ones are passed over, and the log says so."""
+        """The newest generation whose content is what was written, at a local path; torn ones are passed over, and the log says so."""
         for number in self._complete():
             generation = self._read(number)
             if generation is not None:
                 return generation
         return None
 
-    def _files(self) -> list[tuple[int, str]]:
+    def _listed(self) -> list[tuple[int, str]]:
         """Number and name of every file of a generation."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return [(int(match[1]), match[0]) for match in map(_NAME.fullmatch, names) if match]
+        return [(int(match[1]), match[0]) for match in map(_NAME.fullmatch, self._files.names(self.folder)) if match]
 
     def _complete(self) -> list[int]:
         """The numbers of the generations with a side file, the newest first."""
-        return sorted((number for number, name in self._files() if name.endswith(".json")), reverse=True)
+        return sorted((number for number, name in self._listed() if name.endswith(".json")), reverse=True)
 
     def _read(self, number: int) -> Generation | None:
         path = self.folder / f"checkpoint-{number:06}.ckpt"
         try:
-            side = json.loads(path.with_suffix(".json").read_text())
+            side = json.loads(self._files.read(path.with_suffix(".json")))
             version, sha256, size = int(side.pop("format")), str(side.pop("sha256")), int(side.pop("size"))
             if version > FORMAT:
                 raise DataError(
                     f"The checkpoint '{path}' was written by a newer version of mml-ray. Update, or remove '{self.folder}' to train again."
                 )
             position = Position(**side)
-            if path.stat().st_size != size or _sha256(path) != sha256:
+            if self._files.size(path) != size or self._files.digest(path) != sha256:
                 raise ValueError("its content is not what was written")
+            local = self._files.get(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("The checkpoint %s is torn (%s); the one before it is used.", path, error)
             return None
-        return Generation(number, path, position, sha256, size)
+        return Generation(number, local, position, sha256, size)
 
     def _remove_old(self, newest: int) -> None:
         kept = {*self._complete()[: self._keep], newest}
-        for number, name in self._files():
+        for number, name in self._listed():
             if number not in kept:
-                fs.unlink(self.folder / name)
-        sync(self.folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+                self._files.remove(self.folder / name)

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from mml_ray.errors import CommandInterrupted, MMLMisconfigurationException
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.training.checkpoints import Generations, Position
 from mml_ray.training.steps import Report
 
@@ -127,11 +128,12 @@ class TrainingCheckpoint(_Kept):
         self,
         folder: Any = None,
         *,
+        files: Files = LOCAL,
         every_minutes: float | None = 30.0,
         should_stop: Callable[[], bool] | None = None,
         poll_seconds: float = 1.0,
     ) -> None:
-        self.generations = None if folder is None else Generations(folder)
+        self.generations = None if folder is None else Generations(folder, files)
         self._every = None if every_minutes is None else 60 * every_minutes
         self._should_stop = should_stop
         self._poll_every = poll_seconds

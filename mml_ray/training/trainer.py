@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from mml_ray.errors import MMLMisconfigurationException, unknown_name_message
 from mml_ray.options import in_words, no_option_message
+from mml_ray.store.files import LOCAL, Files
 from mml_ray.training.callbacks import create_callbacks
 from mml_ray.training.checkpoints import VerifiedCheckpointIO
 from mml_ray.training.loop import BestWeights, MetricsTracker, TrainingCheckpoint
@@ -40,6 +41,7 @@ class TrainerContext:
 
     seed: int | None = None
     checkpoint_dir: Path | None = None
+    files: Files = LOCAL
     monitor: tuple[str, str] | None = None
     callbacks: Mapping[str, CallbackOptions | Mapping[str, Any] | None] = field(default_factory=dict)
     report: Report | None = None
@@ -108,6 +110,7 @@ def _callbacks(options: TrainerOptions, context: TrainerContext) -> list[Any]:
     chosen.append(
         TrainingCheckpoint(
             context.checkpoint_dir,
+            files=context.files,
             every_minutes=options.checkpoint_every_minutes,
             should_stop=context.should_stop,
             poll_seconds=context.poll_seconds,
