@@ -1,4 +1,4 @@
-"""Path assignments: which artifact goes where, by key. Schedulers and plugins add their own, before any file manager exists.
+"""Path assignments: where the artifacts of a key go. Schedulers and plugins add their own, before any file manager exists.
 
 A template is made of whole path parts: ``PROJ_PATH`` or ``TEMP_PATH`` first, ``TASK_NAME`` where the task's name goes,
 ``FILE_NAME`` last where the caller names the file.
@@ -22,21 +22,21 @@ _RESERVED = ("checkpoints",)
 
 
 class AssignmentError(MMLMisconfigurationException, ValueError):
-    """A path assignment, or a request for a path, is not possible as given."""
+    """A path assignment, or a request for a path, is not allowed."""
 
 
 class AssignmentExistsError(MMLMisconfigurationException, KeyError):
-    """The key of a path assignment is taken."""
+    """The key of a path assignment already exists."""
 
 
 class AssignmentTypeError(MMLMisconfigurationException, AssertionError):
-    """The object to be stored is not of the type that its key is for."""
+    """The object to be stored is not of the type that its key takes."""
 
 
 @dataclass(frozen=True)
 class PathAssignment:
-    """Where artifacts of one key go. ``types``: full class names joined by ``|`` (empty: any object), so that no class has to be
-    imported.
+    """Where artifacts of one key go. ``types``: full class names joined by ``|`` (empty: any object); as names, so that no class has
+    to be imported.
 
     ``reusable``: False, True (by task), or ``_TOP_LEVEL_`` (once for a project).
     """
@@ -63,14 +63,16 @@ class PathAssignment:
             AssignmentTypeError: the type (an AssertionError). AssignmentError: a name (a ValueError).
         """
         if self.types and not _is_one_of(obj, self.types):
-            raise AssignmentTypeError(f"Key '{self.key}' is for {self.types.replace('|', ' or ')}, got {_name_of(type(obj))}.")
+            raise AssignmentTypeError(f"Key '{self.key}' takes {self.types.replace('|', ' or ')}, got {_name_of(type(obj))}.")
         for token, value in ((TASK, task), (FILE, file)):
             if token in self.parts and not value:
-                raise AssignmentError(f"Key '{self.key}' ({self.template}) needs {token.lower()}=..., which is missing.")
+                raise AssignmentError(f"Key '{self.key}' ({self.template}) needs {token.lower()}=..., got none.")
         if task and "%" in task:
-            raise AssignmentError(f"'{task}' is a legacy task id ('%'); use the name of the task.")
+            raise AssignmentError(f"'{task}' is a legacy task id ('%'). Use the name of the task.")
         if file and "#" in file:
-            raise AssignmentError(f"'{file}' holds '#', which stands for a number in the reuse group: choose another name.")
+            raise AssignmentError(
+                f"The file name '{file}' must not contain '#', which marks a number in the reuse group. Choose another name."
+            )
 
 
 def _name_of(cls: type) -> str:
@@ -123,12 +125,12 @@ def add(assignment: PathAssignment) -> None:
     """Add an assignment.
 
     Raises:
-        AssignmentExistsError: the key is taken (a KeyError).
-        AssignmentError: the rest of what can be wrong (a ValueError).
+        AssignmentExistsError: the key already exists (a KeyError).
+        AssignmentError: key, template or ``reusable`` is not allowed (a ValueError).
     """
     if assignment.key in _table:
         raise AssignmentExistsError(
-            f"Path key '{assignment.key}' is taken: it stands for {_table[assignment.key].template}. Choose another key."
+            f"Path key '{assignment.key}' already exists, for {_table[assignment.key].template}. Choose another key."
         )
     _check_key(assignment.key)
     _check_template(assignment)
@@ -136,28 +138,28 @@ def add(assignment: PathAssignment) -> None:
     _table[assignment.key] = assignment
 
 
-def own() -> list[dict[str, Any]]:
-    """The assignments that do not ship with the package, as plain data for :func:`take_over`."""
+def added() -> list[dict[str, Any]]:
+    """The assignments that were added, as plain data for :func:`add_missing`."""
     shipped = set(_DEFAULTS)
     return [vars(assignment) for assignment in _table.values() if assignment not in shipped]
 
 
-def take_over(listed: list[dict[str, Any]]) -> None:
-    """Add what :func:`own` gave in another process, where it is not known here already."""
+def add_missing(listed: list[dict[str, Any]]) -> None:
+    """Add what :func:`added` gave in another process, except for keys that exist here."""
     for fields in listed:
         if fields["key"] not in _table:
             add(PathAssignment(**fields))
 
 
 def remove(key: str) -> None:
-    """Forget an assignment that was added."""
+    """Remove an assignment that was added."""
     if any(assignment.key == key for assignment in _DEFAULTS):
-        raise AssignmentError(f"Path key '{key}' ships with the package and stays.")
+        raise AssignmentError(f"Path key '{key}' ships with the package and cannot be removed.")
     del _table[lookup(key).key]
 
 
 def fill_template(template: str, *, roots: Mapping[str, Path], task: str | None, file: str | None) -> FileSeries:
-    """The files that a template stands for; ``roots`` holds the folders behind ``PROJ_PATH`` and ``TEMP_PATH``.
+    """The files of a template; ``roots`` holds the folders of ``PROJ_PATH`` and ``TEMP_PATH``.
 
     Raises:
         MMLMisconfigurationException: a name that the template needs is missing, or is not a single path part.
@@ -171,7 +173,7 @@ def fill_template(template: str, *, roots: Mapping[str, Path], task: str | None,
 
 def _part(token: str, value: str | None, template: str) -> str:
     if not value:
-        raise MMLMisconfigurationException(f"The path template {template} needs a value for {token}.")
+        raise MMLMisconfigurationException(f"The path template '{template}' needs a value for {token}.")
     if value in (".", "..") or any(character in value for character in "/\\\0"):
         raise MMLMisconfigurationException(
             f"{token} must be a single folder or file name in the path template {template}, got '{value}'."
@@ -187,13 +189,13 @@ def types_of(obj_cls: type | str | None) -> str:
         return _name_of(obj_cls)
     if isinstance(obj_cls, str) and all(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name) for name in obj_cls.split("|")):
         return obj_cls
-    raise AssignmentError(f"obj_cls is a class, its full name ('torch.nn.modules.module.Module'), or None; got {obj_cls!r}.")
+    raise AssignmentError(f"obj_cls must be a class, its full name ('torch.nn.modules.module.Module') or None, got {obj_cls!r}.")
 
 
 def _check_key(key: str) -> None:
     if key in _RESERVED or not key or any(sign in key for sign in "-:"):
         raise AssignmentError(
-            f"'{key}' cannot be a path key: it is empty or reserved ({', '.join(_RESERVED)}), or has one of '-', ':'."
+            f"A path key must not be empty, contain '-' or ':', or be one of {', '.join(_RESERVED)}; got '{key}'."
         )
 
 
@@ -201,7 +203,7 @@ def _check_template(assignment: PathAssignment) -> None:
     template, parts = assignment.template, assignment.parts
     wrong = ""
     if len(parts) < 2 or parts[0] not in (PROJ, TEMP):
-        wrong = f"it must start with {PROJ} or {TEMP}, and go on"
+        wrong = f"it must start with {PROJ} or {TEMP} and have at least two parts"
     elif any(sum(part == token for part in parts) > 1 for token in _TOKENS) or {PROJ, TEMP} & set(parts[1:]):
         wrong = "a token may occur once"
     elif any(token in part and token != part for part in parts for token in _TOKENS):
@@ -215,7 +217,7 @@ def _check_template(assignment: PathAssignment) -> None:
     elif "#" in PurePosixPath(parts[-1]).stem:
         wrong = "'#' is not allowed in the file name"
     if wrong:
-        raise AssignmentError(f"The path '{template}' of key '{assignment.key}' is not possible: {wrong}.")
+        raise AssignmentError(f"The path '{template}' of key '{assignment.key}' is not allowed: {wrong}.")
 
 
 def _check_reusable(assignment: PathAssignment) -> None:
@@ -225,15 +227,14 @@ def _check_reusable(assignment: PathAssignment) -> None:
     if reusable is True:
         if len(parts) != 4 or parts[0] != PROJ or not parts[1].isupper() or parts[2] != TASK:
             raise AssignmentError(
-                f"Key '{assignment.key}' is to be reusable by task, so its path must be {PROJ}/<UPPERCASE>/{TASK}/<file>; got "
-                f"{assignment.template}."
+                f"The path of key '{assignment.key}', which is reusable by task, must be {PROJ}/<UPPERCASE>/{TASK}/<file>, got "
+                f"'{assignment.template}'."
             )
     elif reusable == TOP_LEVEL:
         if parts[0] != PROJ or TASK in parts:
             raise AssignmentError(
-                f"Key '{assignment.key}' is to be reusable for a whole project, so its path starts with {PROJ} and has no "
-                f"{TASK}; "
-                f"got {assignment.template}."
+                f"The path of key '{assignment.key}', which is reusable for a whole project, must start with {PROJ} and have no "
+                f"{TASK}, got '{assignment.template}'."
             )
     else:
-        raise AssignmentError(f"reusable is False, True or '{TOP_LEVEL}', got {reusable!r}.")
+        raise AssignmentError(f"reusable must be False, True or '{TOP_LEVEL}', got {reusable!r}.")

@@ -2,14 +2,13 @@
 
 ::
 
-    RAW/DSET_<dataset>/...                 files as they came; TASK_<name>.json beside them; wip.txt while it is being made
+    RAW/DSET_<dataset>/...                 the original files, with TASK_<name>.json; wip.txt until the dataset is complete
     PREPROCESSED/<id>/_definition.yaml
-    PREPROCESSED/<id>/DSET_<dataset>/...   the same relative paths, other pixels
+    PREPROCESSED/<id>/DSET_<dataset>/...   the same relative paths, preprocessed
     DOWNLOADS/<dataset>/...
 
-A dataset folder with ``wip.txt`` is not believed. The heads of all descriptions are remembered in a file of the root (keyed by
-path, modification time and size), so an index costs one look at each folder; a root that cannot be written is indexed all the
-same.
+A dataset folder with ``wip.txt`` is ignored. The headers of all descriptions are cached in a file of the root (keyed by path,
+modification time and size), so that an index costs one listing of each folder; a root that cannot be written is indexed without it.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass
 class _Entry:
-    """What is remembered of one description file."""
+    """What is cached of one description file."""
 
     path: str
     mtime_ns: int
     size: int
     header: TaskHeader
-    #: (number of samples, number of folds), once somebody asked
+    #: (number of samples, number of folds), once they were asked for
     counts: tuple[int, int] | None = None
 
     def to_json(self) -> list[Any]:
@@ -65,43 +64,45 @@ class _Scan:
 
 
 class DataRoot:
-    """Reads the data root; knows every path in it. Cheap to make, nothing is read before it is asked for."""
+    """Reads the data root and knows every path in it. Creating one is cheap: nothing is read before it is asked for."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
         self._scanned: _Scan | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:  # what was read is read again by the process that needs it
+    def __reduce__(self) -> tuple[Any, ...]:  # each process reads what it needs
         return type(self), (self.path,)
 
     # -- paths -------------------------------------------------------------------------------------------------------------
     def dataset_path(self, dataset: str, preprocessing: str = NO_PREPROCESSING) -> Path:
-        """The folder of a dataset, which may or may not exist."""
+        """The folder of a dataset, whether it exists or not."""
         return self._datasets(preprocessing) / f"{DATASET_PREFIX}{dataset}"
 
     def download_path(self, dataset: str) -> Path:
-        """Where the archives of a dataset are downloaded to."""
+        """The folder to which the archives of a dataset are downloaded."""
         return self.path / DOWNLOADS / dataset
 
     def definition_path(self, preprocessing: str) -> Path:
-        """The file that says what a preprocessing id means."""
+        """The file that defines a preprocessing id."""
         if preprocessing == NO_PREPROCESSING:
-            raise MMLMisconfigurationException(f"'{NO_PREPROCESSING}' stands for raw data, it has no definition file.")
+            raise MMLMisconfigurationException(
+                f"The preprocessing id '{NO_PREPROCESSING}' means raw data, which has no definition file."
+            )
         return self._datasets(preprocessing) / "_definition.yaml"
 
     def new_description_path(self, name: str, dataset: str, preprocessing: str = NO_PREPROCESSING) -> Path:
-        """Where the description of a task of ``dataset`` has to be written."""
+        """The path at which the description of a task of ``dataset`` must be written."""
         return self.dataset_path(dataset, preprocessing) / description_file_name(name)
 
     def _datasets(self, preprocessing: str) -> Path:
         if preprocessing == NO_PREPROCESSING:
             return self.path / RAW
         if not preprocessing or Path(preprocessing).name != preprocessing:
-            raise MMLMisconfigurationException(f"A preprocessing id has to be a plain name, got {preprocessing!r}.")
+            raise MMLMisconfigurationException(f"A preprocessing id must be a plain name, got {preprocessing!r}.")
         return self.path / PREPROCESSED / preprocessing
 
     def is_complete(self, dataset: str, preprocessing: str = NO_PREPROCESSING) -> bool:
-        """Whether the dataset's folder exists and its making has finished."""
+        """Whether the dataset's folder exists and was finished."""
         folder = self.dataset_path(dataset, preprocessing)
         return folder.is_dir() and not (folder / WIP_MARKER).exists()
 
@@ -111,18 +112,18 @@ class DataRoot:
         return {name: dict(found) for name, found in self._scan().index.items()}
 
     def refresh(self) -> None:
-        """Look at the disk again (descriptions that did not change are not read again)."""
+        """Read the disk again, except for descriptions that did not change."""
         self._scanned = None
 
     def __contains__(self, name: str) -> bool:
         return strip_duplicate(name) in self._scan().index
 
     def description_path(self, name: str, preprocessing: str = NO_PREPROCESSING) -> Path:
-        """The description of a task in this preprocessing, else of its raw data; else :class:`TaskNotFoundError`."""
+        """The description of a task in this preprocessing, else of its raw data; raises :class:`TaskNotFoundError`."""
         return self.path / self._entry(name, preprocessing).path
 
     def header(self, name: str, preprocessing: str = NO_PREPROCESSING) -> TaskHeader:
-        """The head of a task, with the preprocessing its files really have and the folder they lie in."""
+        """The header of a task, with the preprocessing that its files really have and their folder."""
         return self._entry(name, preprocessing).header
 
     def description(self, name: str, preprocessing: str = NO_PREPROCESSING) -> TaskDescription:
@@ -130,12 +131,12 @@ class DataRoot:
         return TaskDescription.load(self.description_path(name, preprocessing))
 
     def counts(self, name: str, preprocessing: str = NO_PREPROCESSING) -> tuple[int, int]:
-        """Number of (training) samples and of folds; read once per version of the file, then remembered."""
+        """The number of training samples and of folds; read once per version of the file, then cached."""
         entry = self._entry(name, preprocessing)
         if entry.counts is None:
             found = TaskDescription.load(self.path / entry.path)
             entry.counts = (found.num_samples, found.n_folds)
-            self._remember()
+            self._write_cache()
         return entry.counts
 
     def struct(self, name: str, preprocessing: str = NO_PREPROCESSING) -> TaskStruct:
@@ -145,8 +146,8 @@ class DataRoot:
 
     def _entry(self, name: str, preprocessing: str) -> _Entry:
         stored = strip_duplicate(name)
-        for attempt in ("remembered", "anew"):
-            if attempt == "anew":
+        for cached in (True, False):
+            if not cached:
                 self.refresh()
             found = self._scan().index.get(stored, {})
             relative = found.get(preprocessing, found.get(NO_PREPROCESSING))
@@ -158,38 +159,38 @@ class DataRoot:
         scan = self._scan()
         if name in scan.index:
             stored = ", ".join(scan.index[name])
-            return f"Task '{name}' is only stored preprocessed ({stored}), its raw data is not in {self.path}. Create it anew."
+            return f"Task '{name}' is only stored preprocessed ({stored}); its raw data is not in {self.path}. Create it again."
         base = name.split(TAG_SEPARATOR)[0]
         hint = f"Data root: {self.path}."
         if base != name and base in scan.index:
-            hint += f" '{base}' is there; its variant is made by the modes that use it."
+            hint += f" '{base}' exists; its variants are created by the modes that use them."
         else:
             hint += f" Create it: mml-ray create tasks={base}"
         if scan.broken:
-            hint += f" Not readable: {'; '.join(scan.broken.values())}"
+            hint += f" Unreadable: {'; '.join(scan.broken.values())}"
         return unknown_name_message("task", name, scan.index, hint)
 
     # -- the index ---------------------------------------------------------------------------------------------------------
     def _scan(self) -> _Scan:
         if self._scanned is None:
-            remembered = self._recall()
+            cached = self._read_cache()
             scan = _Scan()
             for preprocessing, folder in self._dataset_folders():
                 for file in _descriptions(folder):
-                    self._look_at(file, preprocessing, remembered=remembered, scan=scan)
+                    self._index_file(file, preprocessing, cached=cached, scan=scan)
             self._scanned = scan
-            if scan.entries.keys() != remembered.keys() or any(scan.entries[key] is not remembered[key] for key in remembered):
-                self._remember()
+            if scan.entries.keys() != cached.keys() or any(scan.entries[key] is not cached[key] for key in cached):
+                self._write_cache()
         return self._scanned
 
-    def _look_at(self, file: os.DirEntry[str], preprocessing: str, *, remembered: dict[str, _Entry], scan: _Scan) -> None:
+    def _index_file(self, file: os.DirEntry[str], preprocessing: str, *, cached: dict[str, _Entry], scan: _Scan) -> None:
         relative = os.path.relpath(file.path, self.path)
         try:
             status = file.stat()
-            entry = remembered.get(relative)
+            entry = cached.get(relative)
             if entry is None or (entry.mtime_ns, entry.size) != (status.st_mtime_ns, status.st_size):
                 entry = _Entry(relative, status.st_mtime_ns, status.st_size, read_header(file.path))
-        except FileNotFoundError:  # deleted while we look
+        except FileNotFoundError:  # deleted after the folder was listed
             return
         except DataError as error:
             scan.broken[relative] = str(error)
@@ -200,7 +201,7 @@ class DataRoot:
         if preprocessing in found:
             warnings.warn(
                 f"Task '{entry.header.name}' is described twice, in {found[preprocessing]} and {relative}: "
-                "the latter is used, delete one.",
+                "the latter is used. Delete one of them.",
                 UserWarning,
                 stacklevel=5,
             )
@@ -216,8 +217,8 @@ class DataRoot:
                 if entry.is_dir() and not os.path.exists(os.path.join(entry.path, WIP_MARKER)):
                     yield preprocessing, entry.path
 
-    def _recall(self) -> dict[str, _Entry]:
-        """What an earlier index remembered; nothing if it is damaged, of another version, or not there."""
+    def _read_cache(self) -> dict[str, _Entry]:
+        """The cache of an earlier index; empty if it is missing, damaged or of another version."""
         try:
             stored = orjson.loads((self.path / INDEX_FILE).read_bytes())
             if stored["version"] != _INDEX_VERSION:
@@ -230,19 +231,19 @@ class DataRoot:
         except (OSError, ValueError, KeyError, TypeError, DataError):
             return {}
 
-    def _remember(self) -> None:
+    def _write_cache(self) -> None:
         if self._scanned is None or not self.path.is_dir():
             return
         content = {"version": _INDEX_VERSION, "entries": [entry.to_json() for entry in self._scanned.entries.values()]}
-        with contextlib.suppress(OSError):  # a root for reading only: the index is made each time
+        with contextlib.suppress(OSError):  # a read-only root is indexed each time
             atomic.write_bytes(self.path / INDEX_FILE, orjson.dumps(content))
 
     # -- writing -----------------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def locked(self, what: str, *, wait: bool = True) -> Iterator[None]:
-        """One process of this machine (or of a file system that shares locks) at a time; a dead holder holds nothing.
+        """Let one process of this machine (or of a file system that shares locks) in at a time; a lock ends with its process.
 
-        Without ``wait``, a lock that somebody holds raises ``BlockingIOError``.
+        Without ``wait``, a lock that is held raises ``BlockingIOError``.
         """
         import fcntl
 
@@ -266,10 +267,12 @@ def writing(path: Path | str) -> Iterator[None]:
         where = error.filename or path
         if error.errno in atomic.DENIED:
             raise StorageError(
-                f"No permission to write {where}: {error.strerror}. Choose another data root (MML_DATA_PATH) or mend it."
+                f"No permission to write {where}: {error.strerror}. Fix the permissions, or choose another data root (MML_DATA_PATH)."
             ) from error
         if error.errno in _FULL:
-            raise StorageError(f"The disk of {where} is full: {error.strerror}. Free space and start again.") from error
+            raise StorageError(
+                f"The disk of {where} is full: {error.strerror}. Free some space and repeat the command."
+            ) from error
         raise
 
 
@@ -282,7 +285,7 @@ def _sorted_entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _descriptions(folder: str) -> list[os.DirEntry[str]]:
-    """The description files of a dataset folder; neither half-written ones nor those a creator keeps for itself."""
+    """The description files of a dataset folder, without unfinished ones and those a creator keeps for itself."""
     return [
         entry
         for entry in _sorted_entries(folder)

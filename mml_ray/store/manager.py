@@ -61,7 +61,7 @@ class MMLFileManager:
         extra: list[dict[str, Any]] | None = None,
         files: Files = LOCAL,
     ) -> None:
-        assignments.take_over(extra or [])
+        assignments.add_missing(extra or [])
         self.data_path, self.proj_path = Path(data_path).absolute(), Path(proj_path).absolute()
         self.results_path = Path(results_path).absolute() if results_path is not None else self.proj_path.parent
         _check_folders(self.data_path, self.proj_path, self.results_path)
@@ -80,7 +80,7 @@ class MMLFileManager:
         self._scratch: Path | None = None
         MMLFileManager._instance = self
 
-    # -- the one of this process -------------------------------------------------------------------------------------------
+    # -- the instance of this process -------------------------------------------------------------------------------------------
     @classmethod
     def instance(cls) -> MMLFileManager:
         """The manager of this process.
@@ -113,13 +113,13 @@ class MMLFileManager:
         enable_numbering: bool = True,
         reusable: bool | str = False,
     ) -> None:
-        """Say where artifacts of a new key go; may be called before there is a manager.
+        """Set where artifacts of a new key go; may be called before a manager exists.
 
         ``obj_cls``: the class of the objects, its full name, or None for any; ``path``: a template
         (``mml_ray/store/assignments.py``).
 
         Raises:
-            KeyError: the key is taken. ValueError: anything else that is not possible. Both are MMLMisconfigurationException.
+            KeyError: the key already exists. ValueError: anything else is not allowed. Both are MMLMisconfigurationException.
         """
         types = assignments.types_of(obj_cls)
         template = path.as_posix() if isinstance(path, Path) else str(path)
@@ -145,7 +145,7 @@ class MMLFileManager:
         self.backend = backend or self.backend
 
     def unbind(self) -> None:
-        """The attempt is over."""
+        """End the attempt: no more paths are reserved for it."""
         self.attempt, self.reserved, self.model_updates = None, [], {}
 
     def arguments(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class MMLFileManager:
             "log_path": None if self.log_path is None else str(self.log_path),
             "remove_cfg": dict(self.remove_keys),
             "reused": copy.deepcopy(self._reused),
-            "extra": assignments.own(),
+            "extra": assignments.added(),
         }
 
     @property
@@ -181,9 +181,9 @@ class MMLFileManager:
         Outside a run only keys of ``TEMP_PATH`` work; their files lie in a scratch folder that goes with the manager.
 
         Raises:
-            UnknownNameError: no such key (a KeyError).
+            UnknownNameError: the key is unknown (a KeyError).
             AssignmentTypeError: ``obj`` is of another type (an AssertionError).
-            AssignmentError: a name is missing or impossible (a ValueError).
+            AssignmentError: a name is missing or not allowed (a ValueError).
             FencedError: the command was given to another attempt.
         """
         assignment = assignments.lookup(key)
@@ -197,8 +197,8 @@ class MMLFileManager:
             path = self._scratch_path(assignment, task_name, file_name)
         else:
             raise MMLMisconfigurationException(
-                f"A path for key '{key}' can only be had inside a command of a run, where it is committed with the command. "
-                "Outside, write to a path of your own, or use the key 'temp'."
+                f"A path for key '{key}' is only available inside a command of a run, since it is committed with the command. "
+                "Elsewhere write to a path of your own, or use the key 'temp'."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -248,7 +248,7 @@ class MMLFileManager:
         """The header of a task in this preprocessing, else of its raw data.
 
         Raises:
-            TaskNotFoundError: there is neither.
+            TaskNotFoundError: neither exists.
         """
         return self.data.header(name, preprocessing)
 
@@ -258,12 +258,12 @@ class MMLFileManager:
 
     @property
     def reusables(self) -> Mapping[str, dict[str, Any]]:
-        """By task: ``{key: path, "models": [ModelStorage]}`` of what ``reuse`` names; models are read anew at each look."""
+        """By task: ``{key: path, "models": [ModelStorage]}`` of what ``reuse`` names; models are read from their files each time."""
         return _Reusables(self._reused, self)
 
     @property
     def global_reusables(self) -> dict[str, Any]:
-        """Task-independent artifacts of what ``reuse`` names, by key; {} if there are none."""
+        """Task-independent artifacts of what ``reuse`` names, by key."""
         return self.reusables.get(TOP_LEVEL, {})
 
     def task_state(self, name: str) -> dict[str, Any]:
@@ -278,7 +278,7 @@ class MMLFileManager:
 
     # -- progress ----------------------------------------------------------------------------------------------------------
     def report(self, progress: Mapping[str, Any], command: str | None = None, attempt: int | None = None) -> bool:
-        """Tell the run how far a command is (default: the bound one); returns whether it is to stop."""
+        """Report the progress of a command (default: the bound one); returns whether it has to stop."""
         reference = self.attempt if command is None else {"command": command, "attempt": attempt}
         if self.backend is None or reference is None:
             return False
@@ -288,7 +288,7 @@ class MMLFileManager:
         return bool(answer["stop"])
 
     def should_stop(self) -> bool:
-        """Whether the running command is to stop at the next good moment."""
+        """Whether the running command has to stop at its next boundary."""
         return self.report({})
 
     # -- details -----------------------------------------------------------------------------------------------------------
@@ -317,16 +317,14 @@ class MMLFileManager:
         }
 
     def _keep_reused(self, path: Path) -> None:
-        """The first driver of a run writes down what it reuses; later ones go by it, whatever was added to the projects
-        meanwhile.
-        """
+        """Store what the first driver of a run reuses; later ones read it, whatever was added to the projects meanwhile."""
         try:
             self._reused = json.loads(atomic.read_bytes(path))
         except FileNotFoundError:
             atomic.write_json(path, self._reused)
         except ValueError as error:
             raise DataError(
-                f"{path} is damaged ({error}); it is always written whole. Remove it to resolve reuse anew."
+                f"{path} is damaged ({error}). It is always written whole, so another program changed it. Remove it to resolve reuse again."
             ) from error
 
 
@@ -353,9 +351,11 @@ class _Reusables(Mapping[str, dict[str, Any]]):
 def _check_folders(data: Path, project: Path, results: Path) -> None:
     for name, folder in (("data root", data), ("results root", results), ("project folder", project)):
         if folder.exists() and not folder.is_dir():
-            raise MMLMisconfigurationException(f"The {name} {folder} is a file; give a folder.")
+            raise MMLMisconfigurationException(f"The {name} must be a folder, but '{folder}' is a file.")
     if "#" in project.name:
-        raise MMLMisconfigurationException(f"'{project.name}' cannot be a project: '#' stands for a number in the reuse group.")
+        raise MMLMisconfigurationException(
+            f"The name of a project must not contain '#', which marks a number in the reuse group; got '{project.name}'."
+        )
 
 
 def _without_clean_up(reuse_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:

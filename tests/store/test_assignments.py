@@ -49,7 +49,7 @@ def add(path: str = "PROJ_PATH/FOO/TASK_NAME/foo.txt", key: str = "foo", obj_cls
     ],
 )
 def test_templates_that_are_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="is not possible") as caught:
+    with pytest.raises(ValueError, match="is not allowed") as caught:
         add(path)
     assert isinstance(caught.value, MMLMisconfigurationException)
     assert "foo" not in assignments.assignments()
@@ -77,20 +77,20 @@ def test_a_path_object_is_a_template_as_well() -> None:
 
 @pytest.mark.parametrize("key", ["checkpoints", "a-b", "a:b", ""])
 def test_keys_that_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="cannot be a path key"):
+    with pytest.raises(ValueError, match="A path key must not be empty"):
         add(key=key)
 
 
 def test_a_key_that_is_taken_is_a_key_error() -> None:
     add()
     for key in ("foo", "models"):
-        with pytest.raises(KeyError, match=f"Path key '{key}' is taken"):
+        with pytest.raises(KeyError, match=f"Path key '{key}' already exists"):
             add(key=key)
 
 
 @pytest.mark.parametrize("obj_cls", [3, "Thing", "a b.c", "a.b|c", Thing()])
 def test_what_is_no_class_is_refused(obj_cls: Any) -> None:
-    with pytest.raises(ValueError, match="obj_cls is a class"):
+    with pytest.raises(ValueError, match="obj_cls must be a class"):
         add(obj_cls=obj_cls)
 
 
@@ -116,7 +116,7 @@ def test_types_are_checked_by_name_so_that_nothing_is_imported() -> None:
     found = assignments.lookup("foo")
     found.check(Thing(), task="t", file=None)
     found.check(type("Sub", (Thing,), {})(), task="t", file=None)
-    with pytest.raises(AssertionError, match=r"is for torch\.nn\.modules\.module\.Module or .*, got builtins\.str"):
+    with pytest.raises(AssertionError, match=r"takes torch\.nn\.modules\.module\.Module or .*, got builtins\.str"):
         found.check("text", task="t", file=None)
 
 
@@ -150,9 +150,9 @@ def test_the_table_that_ships() -> None:
 
 def test_assignments_travel_to_workers() -> None:
     add(obj_cls=Thing, enable_numbering=False)
-    listed = assignments.own()
+    listed = assignments.added()
     assignments.remove("foo")
-    assignments.take_over(listed)
-    assignments.take_over(listed)
+    assignments.add_missing(listed)
+    assignments.add_missing(listed)
     found = assignments.lookup("foo")
     assert found.numbering is False and found.types.endswith("Thing")

@@ -81,7 +81,7 @@ def test_counts_are_remembered_across_processes(root: DataRoot, monkeypatch: pyt
 def test_an_unknown_task_is_named_with_its_neighbours(root: DataRoot) -> None:
     with pytest.raises(TaskNotFoundError, match=r"Did you mean: ref_blobs.*mml-ray create tasks=ref_blob$"):
         root.header("ref_blob")
-    with pytest.raises(KeyError, match="'ref_blobs' is there; its variant is made"):
+    with pytest.raises(KeyError, match="'ref_blobs' exists; its variants are created"):
         root.description("ref_blobs+nested?4")
 
 
@@ -90,7 +90,7 @@ def test_an_unreadable_description_is_left_out_and_named(root: DataRoot) -> None
     path.write_text(path.read_text()[:200])
     with pytest.warns(UserWarning, match="Left out of the task index: .*TASK_ref_count.json is damaged"):
         assert sorted(root.index()) == [name for name in TASKS if name != "ref_count"]
-    with pytest.warns(UserWarning), pytest.raises(TaskNotFoundError, match="Not readable: .*TASK_ref_count.json"):
+    with pytest.warns(UserWarning), pytest.raises(TaskNotFoundError, match="Unreadable: .*TASK_ref_count.json"):
         root.header("ref_count")
 
 
