@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mml_ray.driver.resources import Resources
-from mml_ray.journal.plain import to_plain
 
 if TYPE_CHECKING:
     from mml_ray.store.manager import MMLFileManager
@@ -161,16 +160,6 @@ class PlannedWorkload(Workload, Protocol):
 
     def command_defaults(self, name: str) -> CommandDefaults | None:
         """Return what ``@command`` declares for the command of this name; ``None`` if there is no such command."""
-
-
-def check_params(name: str, params: Sequence[Any]) -> tuple[Any, ...]:
-    """Return ``params`` as a tuple.
-
-    Raises:
-        MMLMisconfigurationException: one of them is not plain data; names the command.
-    """
-    to_plain(list(params), f"A parameter of command '{name}'")
-    return tuple(params)
 
 
 def command_key(name: str, params: Sequence[Any], *, repetition: int = 0, digest_size: int = 4) -> str:

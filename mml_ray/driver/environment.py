@@ -112,10 +112,6 @@ class CommandLog:
                 file.write(text)
                 file.flush()
 
-    def end(self, why: str) -> None:
-        """Append why the attempt failed: to the log alone, since the end of the run shows it on the terminal."""
-        self.write(f"{FAILED}{why.rstrip()}\n")
-
     def close(self) -> None:
         """Close and publish the file; harmless if it was never opened."""
         with self._lock:
@@ -187,23 +183,15 @@ class Pulse(threading.Thread):
     def __init__(self, announce: Callable[[Mapping[str, Any]], object], *, every: float = 0.25, again: float = 5.0) -> None:
         super().__init__(name="mml-ray-pulse", daemon=True)
         self._announce, self._every, self._again = announce, every, again
-        self._current: tuple[Mapping[str, Any], CommandLog] | None = None
-
-    def begin(self, reference: Mapping[str, Any], command_log: CommandLog) -> None:
-        """Watch a command that starts."""
-        self._current = (reference, command_log)
-
-    def end(self) -> None:
-        """Watch nothing: the command is over."""
-        self._current = None
+        #: the attempt to be watched, and its log
+        self.current: tuple[Mapping[str, Any], CommandLog] | None = None
 
     def run(self) -> None:
-        """Look a few times a second."""
         seen = announced = None
         due = 0.0
         while True:
             time.sleep(self._every)
-            now = self._current
+            now = self.current
             if now is not None and now is seen and (now is not announced or time.monotonic() > due):
                 if now is not announced:
                     now[1].open()

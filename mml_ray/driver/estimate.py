@@ -32,10 +32,9 @@ class Estimate:
         self._running_since: dict[str, float] = {}
         self._most_at_once = 1
 
-    def committed(self, spec: CommandSpec, seconds: float | None) -> None:
-        """Record that a command committed after so many seconds (``None``: unknown)."""
-        if seconds is not None:
-            self._durations[spec.name].append(seconds)
+    def committed(self, spec: CommandSpec, seconds: float) -> None:
+        """Record that a command committed after so many seconds."""
+        self._durations[spec.name].append(seconds)
 
     def observe(self, running: Iterable[str]) -> None:
         """Record which commands run now; called often, so that it is known since when each of them runs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
 import math
 from collections import Counter, defaultdict
@@ -15,9 +16,10 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mml_ray.driver.command import FINISH, PREPARE, CommandSpec, check_params, command_key
+from mml_ray.driver.command import FINISH, PREPARE, CommandSpec, command_key
 from mml_ray.driver.resources import Resources
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.journal.plain import to_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +84,15 @@ class Plan:
         chosen = (choose(command, widths[command.name]) if command.where == "worker" else command for command in self.commands)
         return replace(self, commands=tuple(chosen))
 
-    def units(self) -> dict[str, tuple[CommandSpec, ...]]:
-        """The commands of each unit, units and commands in the order of the plan; what belongs to no unit is left out."""
-        grouped: dict[str, list[CommandSpec]] = defaultdict(list)
-        for command in self.commands:
-            if command.unit:
-                grouped[command.unit].append(command)
-        return {unit: tuple(commands) for unit, commands in grouped.items()}
-
     def widths(self) -> dict[str, int]:
         """By command name: how many of them could run side by side (an upper bound: chains of one name count once)."""
-        count: Counter[str] = Counter()
-        by_key = {command.key: command for command in self.commands}
-        for command in self.commands:
-            if not any(by_key[key].name == command.name for key in command.needs):
-                count[command.name] += 1
-        return dict(count)
+        names = {command.key: command.name for command in self.commands}
+        return Counter(command.name for command in self.commands if all(names[key] != command.name for key in command.needs))
 
     def is_chain(self) -> bool:
         """Whether at most one command can ever run at a time (judged by the edges written down, not by their closure)."""
-        previous: CommandSpec | None = None
-        for command in self.commands:
-            if previous is not None and not (command.barrier >= command.position or previous.key in command.needs):
-                return False
-            previous = command
-        return True
+        pairs = itertools.pairwise(self.commands)
+        return all(after.barrier >= after.position or before.key in after.needs for before, after in pairs)
 
 
 def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
@@ -120,7 +106,8 @@ def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
     taken: set[str] = set()
     stage_start, stage_name = 0, ""
     for index, entry in enumerate(entries):
-        params = check_params(entry.name, entry.params)
+        params = tuple(entry.params)
+        to_plain(list(params), f"A parameter of command '{entry.name}'")
         identity = (entry.name, json.dumps(list(params), sort_keys=True))
         key = command_key(entry.name, params, repetition=seen[identity])
         if key in taken:  # by one that looks alike
@@ -129,12 +116,8 @@ def build_plan(entries: Iterable[Entry], *, scheduler: str) -> Plan:
         seen[identity] += 1
         if entry.name != stage_name:
             stage_start, stage_name = index, entry.name
-        needs: tuple[str, ...] = ()
-        barrier = 0
-        if entry.after is None:
-            barrier = (index if entry.sequential else stage_start) + 1
-        else:
-            needs = _needs(entry, index, commands)
+        needs = _needs(entry, index, commands)
+        barrier = 0 if entry.after is not None else (index if entry.sequential else stage_start) + 1
         commands.append(CommandSpec(key, index + 1, entry.name, params, needs, barrier, retries=entry.retries, unit=entry.unit))
     return Plan(tuple(commands), scheduler)
 
@@ -185,7 +168,8 @@ class Board:
             barrier = max(command.barrier, min(1, command.position))
             heapq.heappush(self._barriers, (barrier, command.position, command.key))
 
-    def _make_ready(self, key: str) -> None:
+    def make_ready(self, key: str) -> None:
+        """Let a command start: what it needs has committed (or its own last attempt did not)."""
         self.state[key] = "ready"
         command = self.commands[key]
         heapq.heappush(self._ready[command.resources], (command.position, key))
@@ -198,7 +182,7 @@ class Board:
         while self._barriers and self._barriers[0][0] <= frontier:
             key = heapq.heappop(self._barriers)[2]
             if self.state[key] == "waiting":
-                self._make_ready(key)
+                self.make_ready(key)
 
     def take(self, full: Container[Resources] = ()) -> CommandSpec | None:
         """Mark the next ready command in plan order as ``running`` and return it; ``None`` if there is none. Those that ask for what is in
@@ -219,17 +203,13 @@ class Board:
         """Whether a command is ready."""
         return any(self.state[key] == "ready" for heap in self._ready.values() for _, key in heap)
 
-    def put_back(self, key: str) -> None:
-        """Make a running command ready again (its attempt did not commit)."""
-        self._make_ready(key)
-
     def commit(self, key: str) -> None:
         """Record that a command committed: what waited for it may become ready."""
         self.state[key] = "committed"
         for follower in self._followers.pop(key, ()):
             self._open_needs[follower] -= 1
             if not self._open_needs[follower] and self.state[follower] == "waiting":
-                self._make_ready(follower)
+                self.make_ready(follower)
         self._advance()
 
     def fail(self, key: str) -> list[str]:

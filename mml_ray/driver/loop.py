@@ -10,9 +10,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from mml_ray.driver.command import SYSTEM_FAILURES, CommandSpec, Outcome
+from mml_ray.driver.command import SYSTEM_FAILURES, CommandSpec, Outcome, Status
 from mml_ray.driver.disk_space import free_bytes, retry_when_space
 from mml_ray.driver.executor import Display, Executor, FailurePolicy, RunSummary
 from mml_ray.driver.graph import Board
@@ -136,16 +137,14 @@ class Loop:
             batch.append(spec)
         if not batch:
             return
-        requests = [{"command": spec.key, "position": spec.position, "node": self._node(spec), "pid": 0} for spec in batch]
+        nodes = {"worker": self.executor.node, "driver": platform.node()}
+        requests = [{"command": spec.key, "position": spec.position, "node": nodes[spec.where], "pid": 0} for spec in batch]
         attempts = self._persist(lambda: self.store.start(requests))
         failpoint("driver.after_start")
         for spec, attempt in zip(batch, attempts, strict=True):
             self._in_flight.add(spec.key)
             (self.inline if spec.where == "driver" else self.executor).submit(spec, attempt)
             self._show(spec, "submitted", f"attempt {attempt}" if attempt > 1 else "")
-
-    def _node(self, spec: CommandSpec) -> str:
-        return platform.node() if spec.where == "driver" else self.executor.node
 
     def _is_low_on_disk(self) -> bool:
         """Whether to wait before anything new starts; a note is shown when the waiting begins and when it ends."""
@@ -169,7 +168,7 @@ class Loop:
         self._retry_queue = [item for item in self._retry_queue if item[1] not in due]
         for key in due:
             self._waiting_for_disk.pop(key, None)
-            self.board.put_back(key)
+            self.board.make_ready(key)
 
     def _has_space(self, key: str, now: float) -> bool:
         """Whether a command that met a full disk finds more space now."""
@@ -188,8 +187,9 @@ class Loop:
         for outcome in outcomes:
             self._in_flight.discard(outcome.command)
             self._last_progress.pop(outcome.command, None)
-        repeated = [outcome for outcome in outcomes if outcome.status == "done" and outcome.command in self.board.repeated]
-        done = [outcome for outcome in outcomes if outcome.status == "done" and outcome.command not in self.board.repeated]
+        finished = [outcome for outcome in outcomes if outcome.status == "done"]
+        repeated = [outcome for outcome in finished if outcome.command in self.board.repeated]
+        done = [outcome for outcome in finished if outcome.command not in self.board.repeated]
         failpoint("driver.before_commit")
         answers = self._persist(lambda: self.store.commit([outcome.to_commit() for outcome in done])) if done else []
         failpoint("driver.after_commit")
@@ -313,7 +313,6 @@ def _failure_record(outcome: Outcome) -> dict[str, Any]:
 
 
 def _not_committed(outcome: Outcome, answer: CommitAnswer) -> Outcome:
-    status = "lost" if answer["status"] == "refused" else "failed"
+    status: Status = "lost" if answer["status"] == "refused" else "failed"
     error = {"type": "StructConflictError" if status == "failed" else "FencedError", "message": answer["reason"], "traceback": ""}
-    place = {"seconds": outcome.seconds, "node": outcome.node, "pid": outcome.pid}
-    return Outcome(outcome.command, outcome.attempt, status, error=error, **place)  # type: ignore[arg-type]
+    return replace(outcome, status=status, error=error)

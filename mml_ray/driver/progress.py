@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import textwrap
 import time
@@ -96,14 +95,14 @@ class PlainDisplay:
         """Show that a command was submitted, committed (``detail``: ``<seconds> s``), retried, interrupted, or failed."""
         if state == "committed":
             self._done += 1
-            self._estimate.committed(spec, _seconds(detail))
+            self._estimate.committed(spec, float(detail.removesuffix(" s")))
         if self._tail is not None:
             self._drain(spec.key, spec.title)
             (self._tail.start if state == "submitted" else self._tail.stop)(spec.key)
         if state == "submitted" and not detail:
             return
         shown = textwrap.shorten(detail, 160, placeholder=" ...")  # a failure is shown in full at the end
-        self._print(f"{self._count()} {self._mark(state)} {spec.title}" + (f"  ({shown})" if shown else ""))
+        self.note(f"{self._count()} {self._mark(state)} {spec.title}" + (f"  ({shown})" if shown else ""))
 
     def tick(self, board: Board, progress: Progress) -> None:
         """Show where the running commands stand."""
@@ -118,11 +117,11 @@ class PlainDisplay:
                 self._last_shown[key] = (progress.get("epoch"), now)
                 eta = format_eta(self._estimate.left(board, running))
                 suffix = f"  ({eta} in all)" if eta else ""
-                self._print(f"{' ' * len(self._count())}         {spec.title}: {describe(progress)}{suffix}")
+                self.note(f"{' ' * len(self._count())}         {spec.title}: {describe(progress)}{suffix}")
 
     def note(self, text: str) -> None:
-        """Show something that the user should know."""
-        self._print(text)
+        """Show a line."""
+        print(text, file=self._stream or sys.stdout, flush=True)
 
     def end(self) -> None:
         """Show nothing more: text is printed as it is from here on. Harmless when repeated."""
@@ -142,10 +141,7 @@ class PlainDisplay:
     def _drain(self, key: str, title: str) -> None:
         if self._tail is not None:
             for line in self._tail.read(key):
-                self._print(f"  {title} | {line}")
-
-    def _print(self, text: str) -> None:
-        print(text, file=self._stream or sys.stdout, flush=True)
+                self.note(f"  {title} | {line}")
 
 
 class LiveDisplay(PlainDisplay):
@@ -189,7 +185,8 @@ class LiveDisplay(PlainDisplay):
         color = _MARK_COLORS.get(state)
         return f"\033[{color}m{super()._mark(state)}\033[0m" if color and self._console.color_system else super()._mark(state)
 
-    def _print(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show a line above the drawing."""
         from rich.text import Text
 
         self._console.print(Text.from_ansi(text), soft_wrap=True)
@@ -288,8 +285,3 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _seconds(detail: str) -> float | None:
-    match = re.fullmatch(r"([\d.]+) s", detail)
-    return float(match.group(1)) if match else None

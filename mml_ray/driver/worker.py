@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mml_ray.driver.command import CommandSpec, Outcome, Status, Workload
 from mml_ray.driver.disk_space import FULL
-from mml_ray.driver.environment import Pulse, limit_threads, logged
+from mml_ray.driver.environment import FAILED, Pulse, limit_threads, logged
 from mml_ray.errors import CommandInterrupted, DiskFullError, FencedError, MMLError, MMLMisconfigurationException, UserError
 from mml_ray.failpoints import failpoint
 from mml_ray.journal.plain import from_plain, to_plain
@@ -60,22 +57,25 @@ def run_attempt(
     seed = None if context.seed is None else keyed_seed(context.seed, spec.name, list(spec.params))
     reference = {"command": spec.key, "attempt": attempt, "position": spec.position}
     limit_threads(spec.resources.threads)
-    with _bound(manager, reference), logged(context.log_folder / f"{spec.key}.log", attempt, manager.files) as command_log:
+    with logged(context.log_folder / f"{spec.key}.log", attempt, manager.files) as command_log:
+        manager.bind(reference)
         _running.append(_Running(seed, spec.resources.threads))
         try:
             if pulse is not None:
-                pulse.begin(reference, command_log)
+                pulse.current = (reference, command_log)
             _seed_libraries(seed)
             failpoint("worker.before_command")
             outcome = _execute(workload, spec, attempt, manager)
             failpoint("worker.after_publish")
         except BaseException as error:
             outcome = _failure(spec, attempt, error)
-            command_log.end(outcome.error["message"] if isinstance(error, CommandInterrupted) else outcome.error["traceback"])
+            why = outcome.error["message" if isinstance(error, CommandInterrupted) else "traceback"].rstrip()
+            command_log.write(f"{FAILED}{why}\n")  # to the log alone: the end of the run shows it on the terminal
         finally:
             if pulse is not None:
-                pulse.end()
+                pulse.current = None
             _running.pop()
+            manager.unbind()
             workload.forget()
     outcome.seconds, outcome.node, outcome.pid = time.monotonic() - started, platform.node(), os.getpid()
     return outcome
@@ -114,15 +114,6 @@ def _failure(spec: CommandSpec, attempt: int, error: BaseException) -> Outcome:
 
 
 # -- environment ----------------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def _bound(manager: MMLFileManager, reference: dict[str, Any]) -> Iterator[None]:
-    manager.bind(reference)
-    try:
-        yield
-    finally:
-        manager.unbind()
-
-
 def _seed_libraries(seed: int | None) -> None:
     if seed is None:
         return

@@ -128,15 +128,12 @@ def test_the_fingerprint_sees_parameters_edges_and_scheduler_but_not_resources()
     assert len({base.fingerprint, *(plan.fingerprint for plan in others)}) == 4
 
 
-def test_units_group_commands_in_the_order_of_the_plan_and_leave_the_fingerprint_alone() -> None:
+def test_commands_keep_their_unit_and_the_fingerprint_does_not_see_it() -> None:
     def entries(*units: str) -> list[Entry]:
         return [Entry("a", [n], after=[], unit=unit) for n, unit in enumerate(units)]
 
     plan = build_plan(entries("fold 1", "fold 0", "", "fold 1"), scheduler="s")
-    assert [(unit, [c.position for c in commands]) for unit, commands in plan.units().items()] == [
-        ("fold 1", [1, 4]),
-        ("fold 0", [2]),
-    ]
+    assert [command.unit for command in plan.commands] == ["fold 1", "fold 0", "", "fold 1"]
     assert plan.fingerprint == build_plan(entries("", "", "", ""), scheduler="s").fingerprint
 
 
