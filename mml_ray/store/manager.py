@@ -73,9 +73,10 @@ class MMLFileManager:
         self.model_updates: dict[str, dict[str, Any]] = {}
         self.on_report: Callable[[], Any] | None = None
         self.backend = backend
-        reuse_cfg, cleaned = _without_clean_up(reuse_cfg or {})
-        self.remove_keys = _checked_removal({**(remove_cfg or {}), **cleaned})
-        self._reused = self._resolve(reuse_cfg) if reused is None else reused
+        wanted = dict(reuse_cfg or {})
+        # reuse.clean_up.<key>=true means the same as remove.<key>=true
+        self.remove_keys = _checked_removal({**(remove_cfg or {}), **(wanted.pop("clean_up", None) or {})})
+        self._reused = self._resolve(wanted) if reused is None else reused
         self._data: Any = None
         self._scratch: Path | None = None
         MMLFileManager._instance = self
@@ -149,7 +150,7 @@ class MMLFileManager:
         self.attempt, self.reserved, self.model_updates = None, [], {}
 
     def arguments(self) -> dict[str, Any]:
-        """Plain arguments from which a worker makes its manager (beside ``backend``): the same folders, assignments, and reused
+        """Plain arguments from which a worker makes its manager (with its own ``backend`` and ``files``): the same folders, assignments, and reused
         artifacts.
         """
         return {
@@ -170,7 +171,7 @@ class MMLFileManager:
             MMLMisconfigurationException: no run is open.
         """
         if self.log_path is None:
-            raise MMLMisconfigurationException("No run is open, so there is no run folder.")
+            raise MMLMisconfigurationException("The file manager has no run folder, since no run is open.")
         return RunPaths(self.log_path)
 
     # -- paths -------------------------------------------------------------------------------------------------------------
@@ -356,12 +357,6 @@ def _check_folders(data: Path, project: Path, results: Path) -> None:
         raise MMLMisconfigurationException(
             f"The name of a project must not contain '#', which marks a number in the reuse group; got '{project.name}'."
         )
-
-
-def _without_clean_up(reuse_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
-    """``reuse.clean_up.<key>=true`` means the same as ``remove.<key>=true``."""
-    cleaned = reuse_cfg.get("clean_up") or {}
-    return {key: value for key, value in reuse_cfg.items() if key != "clean_up"}, {str(k): bool(v) for k, v in cleaned.items()}
 
 
 def _checked_removal(remove: Mapping[str, Any]) -> dict[str, bool]:
