@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from mml_ray import env, plugins
 
@@ -15,14 +14,6 @@ if TYPE_CHECKING:
 
 #: variable of the env file, key of the configuration
 PLACES = {"MML_DATA_PATH": "data_dir", "MML_RESULTS_PATH": "out_dir"}
-
-
-class RunSummary(Protocol):
-    """How a run ended."""
-
-    @property
-    def exit_code(self) -> int:
-        """0: all committed; 1: some commands failed; 130: interrupted."""
 
 
 def compose_run(argv: Sequence[str], flags: RunFlags | None = None) -> RunRequest:
@@ -43,12 +34,6 @@ def configuration_schema(argv: Sequence[str]) -> dict[str, Any]:
     return schema_of(request, mode_facts(request.cfg))
 
 
-def execute(request: RunRequest) -> RunSummary:
-    """Run a request to its end."""
-    launch = importlib.import_module("mml_ray.launch").launch
-    return cast(RunSummary, launch(request))
-
-
 def run(argv: Sequence[str], flags: RunFlags | None = None) -> int:
     """Compose and execute; returns the exit code. Errors are raised (``MMLError.exit_code`` says which code they mean)."""
     from mml_ray.console import logs
@@ -58,7 +43,9 @@ def run(argv: Sequence[str], flags: RunFlags | None = None) -> int:
     data_only = request.flags.plan == "json"  # standard output is then for a program
     for line in [*default_places(request), *request.notices]:
         print(line, file=sys.stderr if data_only else sys.stdout, flush=True)
-    return execute(request).exit_code
+    from mml_ray.launch import launch
+
+    return launch(request).exit_code
 
 
 def default_places(request: RunRequest) -> list[str]:

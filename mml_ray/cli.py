@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,29 +33,47 @@ def dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]].run([argument for argument in arguments[1:] if argument != "--debug"])
     line = parse(arguments)
-    if line.action == "help":
-        return _help(line)
-    if line.action == "version":
-        return _version()
-    if line.install:
-        return _install(line)
-    if line.complete:
-        return _complete(line)
-    if line.action == "schema":
-        return _schema(line)
-    if line.shown:
-        return _show_configuration(line)
-    return _run(line) if arguments else _bare()
+    if arguments and not (line.action or line.install or line.complete or line.shown):
+        from mml_ray import api
 
-
-def _bare() -> int:
-    from mml_ray.console.help import bare
-
-    print(bare())
+        return api.run(line.rest, line.run_flags)
+    if text := _answer(line):
+        print(text)
     return EXIT_OK
 
 
-def _help(line: CommandLine) -> int:
+def _answer(line: CommandLine) -> str:
+    """What is printed where nothing is run."""
+    from mml_ray import env, plugins
+
+    if line.action == "help":
+        return _help(line)
+    if line.action == "version":
+        from mml_ray.console.help import version
+
+        return version(plugins.load())
+    if line.install:
+        from mml_ray.console.completion import SCRIPTS
+
+        return SCRIPTS[line.install].rstrip()
+    if line.complete:
+        from mml_ray.console.completion import candidates
+
+        env.load()
+        shell, words = line.complete
+        return "\n".join(candidates(words, shell))
+    if line.action == "schema":
+        from mml_ray import api
+
+        return json.dumps(api.configuration_schema(line.rest), indent=2)
+    if line.shown:
+        return _configuration(line)
+    from mml_ray.console.help import bare
+
+    return bare()
+
+
+def _help(line: CommandLine) -> str:
     from mml_ray import env
     from mml_ray.composition.tree import config_tree
     from mml_ray.console.help import of_mode, overview
@@ -62,19 +81,10 @@ def _help(line: CommandLine) -> int:
     env.load()
     mode = next((argument for argument in line.rest if "=" not in argument), None)
     width = min(shutil.get_terminal_size((110, 24)).columns, 120)
-    print(of_mode(config_tree(), mode) if mode else overview(config_tree(), width))
-    return EXIT_OK
+    return of_mode(config_tree(), mode) if mode else overview(config_tree(), width)
 
 
-def _version() -> int:
-    from mml_ray import plugins
-    from mml_ray.console.help import version
-
-    print(version(plugins.load()))
-    return EXIT_OK
-
-
-def _show_configuration(line: CommandLine) -> int:
+def _configuration(line: CommandLine) -> str:
     from omegaconf import OmegaConf
 
     from mml_ray import api
@@ -82,38 +92,4 @@ def _show_configuration(line: CommandLine) -> int:
     request = api.compose_run(line.rest, line.run_flags)
     for notice in request.notices:
         print(notice, file=sys.stderr)
-    print(OmegaConf.to_yaml(request.cfg, resolve=line.resolve), end="")
-    return EXIT_OK
-
-
-def _schema(line: CommandLine) -> int:
-    import json
-
-    from mml_ray import api
-
-    print(json.dumps(api.configuration_schema(line.rest), indent=2))
-    return EXIT_OK
-
-
-def _install(line: CommandLine) -> int:
-    from mml_ray.console.completion import SCRIPTS
-
-    print(SCRIPTS[line.install], end="")
-    return EXIT_OK
-
-
-def _complete(line: CommandLine) -> int:
-    from mml_ray import env
-    from mml_ray.console.completion import candidates
-
-    env.load()
-    shell, words = line.complete
-    for candidate in candidates(words, shell):
-        print(candidate)
-    return EXIT_OK
-
-
-def _run(line: CommandLine) -> int:
-    from mml_ray import api
-
-    return api.run(line.rest, line.run_flags)
+    return OmegaConf.to_yaml(request.cfg, resolve=line.resolve).rstrip()

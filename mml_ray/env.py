@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from mml_ray.errors import MMLMisconfigurationException
@@ -14,10 +13,9 @@ FILE_NAME = "mml.env"
 DEFAULT_CONFIGS = "DEFAULT_CONF_PATH"
 
 
-def find(environ: Mapping[str, str] | None = None) -> Path | None:
+def find() -> Path | None:
     """The env file: what ``MML_ENV_PATH`` names, else ``mml.env`` in the working directory, else ``None``."""
-    environ = os.environ if environ is None else environ
-    given = environ.get(LOCATION, "")
+    given = os.environ.get(LOCATION, "")
     if given:
         path = Path(given).expanduser()
         if not path.is_file():
@@ -29,17 +27,14 @@ def find(environ: Mapping[str, str] | None = None) -> Path | None:
     return path if path.is_file() else None
 
 
-def load(environ: MutableMapping[str, str] | None = None) -> Path | None:
+def load() -> Path | None:
     """Read the env file, if there is one, into the environment; variables that are set already win.
 
     Syntax: ``export NAME=value`` lines as a shell reads them. A line that cannot be read is an error that names it.
     """
-    environ = os.environ if environ is None else environ
-    path = find(environ)
-    if path is None:
-        return None
-    for name, value in parse(path).items():
-        environ.setdefault(name, value)
+    path = find()
+    for name, value in parse(path).items() if path is not None else ():
+        os.environ.setdefault(name, value)
     return path
 
 
@@ -61,10 +56,9 @@ def parse(path: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def configs_path(environ: Mapping[str, str] | None = None) -> Path | None:
+def configs_path() -> Path | None:
     """The user's own configuration folder (``MML_CONFIGS_PATH``), or ``None``."""
-    environ = os.environ if environ is None else environ
-    given = environ.get("MML_CONFIGS_PATH", "")
+    given = os.environ.get("MML_CONFIGS_PATH", "")
     if given in ("", DEFAULT_CONFIGS):
         return None
     path = Path(given).expanduser().absolute()
@@ -76,7 +70,6 @@ def configs_path(environ: Mapping[str, str] | None = None) -> Path | None:
     return path
 
 
-def config_name(environ: Mapping[str, str] | None = None) -> str:
+def config_name() -> str:
     """Name of the main configuration file without suffix (``MML_CONFIG_NAME``, default ``config_mml``)."""
-    environ = os.environ if environ is None else environ
-    return environ.get("MML_CONFIG_NAME") or "config_mml"
+    return os.environ.get("MML_CONFIG_NAME") or "config_mml"

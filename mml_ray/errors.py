@@ -1,30 +1,5 @@
 """Every error the package raises on purpose.
 
-::
-
-    MMLError
-    +-- UserError                          exit code 2: the user can mend it
-    |   +-- MMLMisconfigurationException   a setting is wrong or contradicts another one
-    |   |   +-- UnknownNameError           (also a KeyError) a name that is not registered; lists the close ones
-    |   |   +-- PlanMismatchError          the run to continue was planned differently
-    |   |   +-- InfeasibleResourcesError   no node can ever hold what a command asks for
-    |   |   +-- MissingExtraError          (also an ImportError) an optional dependency is not installed
-    |   +-- TaskNotFoundError              (also a KeyError) no such task in the data root
-    |   +-- InvalidTransitionError         a task creator was called in the wrong order
-    |   +-- DataError                      data on disk is broken, missing or contradicts its description
-    |   |   +-- BrokenSampleError          one sample cannot be read; names its file
-    |   |   +-- ArchiveError               an archive is damaged or malicious; names its entry
-    |   |   +-- LeakageError               samples (or groups) appear where they must not
-    |   +-- RunLockedError                 another live driver owns the run; says who
-    |   +-- JournalError                   the journal of a run is damaged or from a newer version
-    |   +-- StorageError                   a folder cannot be written: permissions, space
-    |   |   +-- DiskFullError              no space left; a run waits for some and tries the command again
-    |   |   +-- StorageFailure             (also an OSError) a file operation failed; `errno` says how
-    +-- CommandError                       exit code 1: a command of the plan failed
-    |   +-- StructConflictError            two commands set the same path key of one task struct
-    +-- FencedError                        a later owner has taken the run over; this process must stop
-    +-- CommandInterrupted                 exit code 130: a command stopped early because it was asked to
-
 A message says what was given, what is allowed, and what to do next.
 """
 
@@ -50,7 +25,7 @@ class MMLError(Exception):
 
 
 class UserError(MMLError):
-    """Something the user gave is wrong; the command line shows the message without a traceback."""
+    """Something that the user can fix; the command line shows the message without a traceback."""
 
     exit_code = EXIT_USER
 
@@ -152,7 +127,7 @@ class StructConflictError(CommandError):
 
 
 class FencedError(MMLError):
-    """A later owner took the run over; whatever this process still wanted to write is refused."""
+    """A later owner took the run over; this process must stop, and what it still wanted to write is refused."""
 
 
 class CommandInterrupted(MMLError):

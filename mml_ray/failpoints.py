@@ -94,9 +94,11 @@ def _parse_one(entry: str) -> tuple[str, _Armed]:
         close = ", ".join(difflib.get_close_matches(name, sorted(FAILPOINTS))) or ", ".join(sorted(FAILPOINTS))
         raise ValueError(f"Unknown failpoint '{name}'. There are: {close}.")
     if mode not in MODES or (count and not count.isdigit()) or count == "0":
-        raise ValueError(f"'{entry}' is no failpoint entry: name=mode[:argument][@n], mode one of {', '.join(MODES)}, n from 1.")
+        raise ValueError(
+            f"'{entry}' is not a failpoint entry: name=mode[:argument][@n], mode one of {', '.join(MODES)}, n from 1."
+        )
     if mode == "raise" and argument and not hasattr(errno, argument):
-        raise ValueError(f"'{entry}': {argument} is no errno.")
+        raise ValueError(f"'{entry}': {argument} is not an errno.")
     if mode in ("delay", "exit") and (argument or mode == "delay"):
         float(argument)
     return name, _Armed(mode, argument, int(count or 1))
@@ -148,7 +150,7 @@ def _is_due(name: str, entry: _Armed) -> bool:
 
 
 def _ticket(folder: Path, name: str) -> int:
-    """The how-manieth hit this is, over all processes: each wins one number by creating its file."""
+    """The 1-based number of this hit, over all processes: each wins one number by creating its file."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

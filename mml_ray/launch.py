@@ -49,7 +49,7 @@ def launch(request: RunRequest) -> RunSummary:
 
         print_plan(session, as_json=request.flags.plan == "json")
         return RunSummary()
-    if run_dir is not None and _is_finished(run_dir):
+    if run_dir is not None and read_run(run_dir).finished:
         print(f"Run {run_dir} is finished: nothing is left to do.")
         return RunSummary()
     return session.run()
@@ -63,11 +63,6 @@ def build_scheduler(cfg: DictConfig) -> AbstractBaseScheduler:
 
 
 # -- continue ------------------------------------------------------------------------------------------------------------------------
-def project_dir(cfg: DictConfig) -> Path:
-    """``<results root>/<project>``."""
-    return Path(str(cfg.out_dir)).absolute() / str(cfg.proj)
-
-
 def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
     """The run folder that ``continue`` names: ``<day>/<time>``, or ``latest``, by the journals' own time: of the mode that was
     given, else of any but those that only look (``info``).
@@ -75,7 +70,7 @@ def chosen_run(cfg: DictConfig, *, mode: str | None) -> Path:
     Raises:
         MMLMisconfigurationException: there is no such run; names the existing ones.
     """
-    project = project_dir(cfg)
+    project = Path(str(cfg.out_dir)).absolute() / str(cfg.proj)
     runs = find_runs(project)
     wanted = str(cfg["continue"])
     if not runs:
@@ -113,7 +108,7 @@ def restored_config(run_dir: Path, request: RunRequest) -> DictConfig:
     take_secrets(stored, request.cfg)
     with open_dict(stored):
         for key in RUNTIME_KEYS:
-            if key in request.cfg and _was_overridden(key, request.overrides):
+            if key in request.cfg and any(f"{_name(override)}.".startswith(f"{key}.") for override in request.overrides):
                 stored[key] = OmegaConf.masked_copy(request.cfg, [key])[key]
         for key in ("continue", "out_dir", "proj"):
             stored[key] = request.cfg[key]
@@ -136,11 +131,6 @@ def _stored_config(path: Path) -> DictConfig:
         f"{path} is not the configuration of a run: {problem}. A run writes it once, so something else changed it. Restore it, or start a "
         "new run."
     )
-
-
-def _was_overridden(key: str, overrides: tuple[str, ...]) -> bool:
-    names = [_name(override) for override in overrides]
-    return any(name == key or name.startswith(f"{key}.") for name in names)
 
 
 def _refuse_changes(stored: DictConfig, request: RunRequest, choices: Mapping[str, str]) -> None:
@@ -215,7 +205,3 @@ def _what_counts(cfg: DictConfig) -> dict[str, Any]:
     content = OmegaConf.to_container(without_secrets(cfg), resolve=False)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items() if key not in RUNTIME_KEYS}
-
-
-def _is_finished(run_dir: Path) -> bool:
-    return bool(read_run(run_dir).finished)
