@@ -99,7 +99,7 @@ def test_stopping_at_every_single_step_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_accumulated_gradients_and_validations_within_an_epoch_are_not_cut(tmp_path: Path) -> None:
-    more: dict[str, Any] = {"extra": {"accumulate_grad_batches": 2, "val_check_interval": 3}}
+    more: dict[str, Any] = {"accumulate_grad_batches": 2, "val_check_interval": 3}
     whole = train(tmp_path / "whole", **more)
     for stop in (2, 3, 4, 5):
         pieces = train_in_pieces(tmp_path / str(stop), [stop], **more)
