@@ -16,6 +16,16 @@ def build_model(config: Mapping[str, Any]) -> BaseModel:
     ``config["model"]`` is the registered name. With ``config["seed"]`` the initial weights are a function of that seed,
     whatever ran before. An unknown name raises :class:`~mml_ray.errors.UnknownNameError`.
     """
-    from mml_ray.models.base import build_registered
+    from mml_ray.errors import MMLMisconfigurationException
+    from mml_ray.models.state import seeded
+    from mml_ray.registry import registry
 
-    return build_registered(config)
+    name = config.get("model")
+    if not name:
+        raise MMLMisconfigurationException(
+            f"A model configuration needs 'model', which must be one of {', '.join(registry.names('model'))}."
+        )
+    model: BaseModel = registry.lookup("model", str(name))(config)
+    with seeded(config.get("seed"), "init"):
+        model.ensure_built()
+    return model

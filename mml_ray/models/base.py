@@ -1,13 +1,12 @@
 """``BaseModel``, the base of every model. A subclass implements ``build`` and ``forward``; losses are computed by the base.
 
-A model is built by ``__init__(config)`` -> ``build()`` -> ``init_losses()``; :func:`build_registered` does all three, Lightning
+A model is built by ``__init__(config)`` -> ``build()`` -> ``init_losses()``; ``mml_ray.models.build_model`` does all three, Lightning
 does it through ``configure_model``. Calling a model runs ``forward`` and fills ``output["losses"]``.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +21,8 @@ from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.models.losses import Losses
 from mml_ray.models.meters import EpochMeter
 from mml_ray.models.sample import ContractError, convert_batch_to_sample_list, to_device
-from mml_ray.models.state import as_config, rename_keys, seeded
+from mml_ray.models.state import as_config, rename_keys
 from mml_ray.registry import registry
-
-logger = logging.getLogger(__name__)
 
 PHASES = ("train", "val", "test")
 
@@ -92,9 +89,7 @@ class BaseModel(LightningModule):
             self.init_losses()
             self._losses_ready = True
 
-    def configure_model(self) -> None:
-        """Lightning's hook: the same as :meth:`ensure_built`."""
-        self.ensure_built()
+    configure_model = ensure_built  # Lightning's hook
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A setting as plain data; ``default`` if it is absent, null or missing."""
@@ -151,10 +146,8 @@ class BaseModel(LightningModule):
 
     def _is_redirected(self) -> bool:
         """Whether a wrapper (DDP) has replaced ``forward`` by one of our steps, whose result is not an output."""
-        if torch.compiler.is_compiling():
-            return False
         replaced = self.__dict__.get("forward")
-        if replaced is None:
+        if replaced is None or torch.compiler.is_compiling():
             return False
         replaced = getattr(replaced, "_torchdynamo_orig_callable", replaced)
         return getattr(replaced, "__self__", None) is not self
@@ -174,7 +167,7 @@ class BaseModel(LightningModule):
         return self._step(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """The output, with ``loss`` where there are losses."""
+        """As :meth:`validation_step`."""
         return self._step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -202,27 +195,21 @@ class BaseModel(LightningModule):
         return {**values, f"{phase}/loss": sum(values.values())} if values else {}
 
     def on_train_epoch_start(self) -> None:
-        """Empty the meter."""
         self.meters["train"].reset()
 
     def on_validation_epoch_start(self) -> None:
-        """Empty the meter."""
         self.meters["val"].reset()
 
     def on_test_epoch_start(self) -> None:
-        """Empty the meter."""
         self.meters["test"].reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch."""
         self._log_phase("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation."""
         self._log_phase("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the test."""
         self._log_phase("test")
 
     def _log_phase(self, phase: str) -> None:
@@ -264,19 +251,6 @@ class BaseModel(LightningModule):
         """The configuration, resolved, as dictionaries and lists."""
         plain = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=False)
         return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
-
-
-def build_registered(config: Mapping[str, Any]) -> BaseModel:
-    """See :func:`mml_ray.models.build_model`."""
-    name = config.get("model")
-    if not name:
-        raise MMLMisconfigurationException(
-            f"A model configuration needs 'model', which must be one of {', '.join(registry.names('model'))}."
-        )
-    model: BaseModel = registry.lookup("model", str(name))(config)
-    with seeded(config.get("seed"), "init"):
-        model.ensure_built()
-    return model
 
 
 def _marking_built(build: Callable[[Any], None]) -> Callable[[Any], None]:

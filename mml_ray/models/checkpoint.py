@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mml_ray.atomic import replacing
 from mml_ray.errors import DataError
-from mml_ray.models.base import BaseModel, build_registered
+from mml_ray.models import build_model
+from mml_ray.models.base import BaseModel
 
 #: version of the header
 FORMAT = 1
@@ -56,7 +57,7 @@ def load_weights(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def load_model(path: Path | str) -> BaseModel:
     """The model of a file, built, with its weights, in evaluation mode, on the CPU."""
     config, state = load_weights(path)
-    model = build_registered(_from_scratch(config))
+    model = build_model(_from_scratch(config))
     model.config = type(model)(config).config
     model.load_state_dict(state)
     return model.eval()

@@ -26,29 +26,35 @@ class ScoreLoss(nn.Module):
         return self.compute(model_output["scores"], sample_list["targets"])
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of the batch."""
+        """The mean loss of the batch (of the targets that are not ignored)."""
         raise NotImplementedError
 
     def _vector(self, name: str, values: Any) -> None:
         self.register_buffer(name, None if values is None else torch.as_tensor(values, dtype=torch.float), persistent=False)
 
 
-@registry.register_loss("cross_entropy")
-class CrossEntropy(ScoreLoss):
-    """Cross entropy with class indices (any shape, ``ignore_index`` excluded) or with probabilities of the scores' shape."""
+class ClassLoss(ScoreLoss):
+    """Base of losses of class indices (any shape) with class weights and an excluded ``ignore_index``."""
 
     weight: Tensor | None
 
-    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {label_smoothing}")
         self._vector("weight", weight)
         self.ignore_index = ignore_index
+
+
+@registry.register_loss("cross_entropy")
+class CrossEntropy(ClassLoss):
+    """Cross entropy with class indices (any shape, ``ignore_index`` excluded) or with probabilities of the scores' shape; 0 without any."""
+
+    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100, label_smoothing: float = 0.0) -> None:
+        super().__init__(weight, ignore_index)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the targets that are not ignored; 0 without any."""
         scores = scores.movedim(1, -1).reshape(-1, scores.size(1))  # the 2d kernel has no deterministic form on CUDA
         if targets.is_floating_point():
             targets = targets.movedim(1, -1).reshape(-1, scores.size(1))
@@ -87,7 +93,6 @@ class SoftLabelCrossEntropy(ScoreLoss):
         self.normalize = normalize
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the samples."""
         if not targets.is_floating_point():
             targets = F.one_hot(targets, scores.size(1)).to(scores.dtype)
         if self.normalize:
@@ -112,42 +117,28 @@ class BCEWithLogits(ScoreLoss):
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Targets are 0/1 or probabilities, of the scores' shape."""
-        _same_shape(scores, targets)
         return F.binary_cross_entropy_with_logits(
-            scores, targets.to(scores.dtype), weight=self.weight, pos_weight=self.pos_weight
+            scores, _shaped_as(scores, targets), weight=self.weight, pos_weight=self.pos_weight
         )
 
 
 @registry.register_loss("nll_loss")
-class NLL(ScoreLoss):
+class NLL(ClassLoss):
     """Negative log likelihood; the scores are log probabilities."""
 
-    weight: Tensor | None
-
-    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int = -100) -> None:
-        super().__init__()
-        self._vector("weight", weight)
-        self.ignore_index = ignore_index
-
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the targets that are not ignored."""
         return F.nll_loss(scores, targets, weight=self.weight, ignore_index=self.ignore_index)
 
 
 @registry.register_loss("focal")
-class Focal(ScoreLoss):
+class Focal(ClassLoss):
     """Focal loss for one-of-many classification (Lin et al. 2017, eq. 4)."""
 
-    weight: Tensor | None
-
     def __init__(self, gamma: float = 2.0, weight: Sequence[float] | None = None, ignore_index: int = -100) -> None:
-        super().__init__()
-        self._vector("weight", weight)
+        super().__init__(weight, ignore_index)
         self.gamma = gamma
-        self.ignore_index = ignore_index
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the targets that are not ignored."""
         scores = scores.movedim(1, -1).reshape(-1, scores.size(1))
         targets = targets.reshape(-1)
         keep = targets != self.ignore_index
@@ -161,22 +152,18 @@ class Focal(ScoreLoss):
 
 @registry.register_loss("mse")
 class MSE(ScoreLoss):
-    """Mean squared error."""
+    """Mean squared error of all values."""
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over all values."""
-        _same_shape(scores, targets)
-        return F.mse_loss(scores, targets.to(scores.dtype))
+        return F.mse_loss(scores, _shaped_as(scores, targets))
 
 
 @registry.register_loss("l1")
 class L1(ScoreLoss):
-    """Mean absolute error."""
+    """Mean absolute error of all values."""
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over all values."""
-        _same_shape(scores, targets)
-        return F.l1_loss(scores, targets.to(scores.dtype))
+        return F.l1_loss(scores, _shaped_as(scores, targets))
 
 
 @registry.register_loss("huber")
@@ -188,9 +175,7 @@ class Huber(ScoreLoss):
         self.delta = delta
 
     def compute(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Mean over all values."""
-        _same_shape(scores, targets)
-        return F.huber_loss(scores, targets.to(scores.dtype), delta=self.delta)
+        return F.huber_loss(scores, _shaped_as(scores, targets), delta=self.delta)
 
 
 @registry.register_loss("dice")
@@ -222,6 +207,8 @@ class Dice(ScoreLoss):
         return ((1 - score) * occurs).sum() / occurs.sum().clamp(min=1)
 
 
-def _same_shape(scores: Tensor, targets: Tensor) -> None:
+def _shaped_as(scores: Tensor, targets: Tensor) -> Tensor:
+    """The targets in the scores' dtype; raises where their shapes differ."""
     if scores.shape != targets.shape:
         raise ContractError(f"Targets must have the shape of the scores, {tuple(scores.shape)}, got {tuple(targets.shape)}.")
+    return targets.to(scores.dtype)

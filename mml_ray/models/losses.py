@@ -17,20 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException
-from mml_ray.models import criteria
+from mml_ray.models import criteria  # noqa: F401  # registers the losses that ship
 from mml_ray.registry import registry
-
-__all__ = [
-    "LossConfig",
-    "LossTerm",
-    "Losses",
-    "MMFLoss",
-    "MultiLoss",
-    "balancing_weights",
-    "build_criterion",
-    "criteria",
-    "parse_losses",
-]
 
 
 @dataclass
@@ -79,24 +67,19 @@ class LossTerm(nn.Module):
             raise MMLMisconfigurationException(f"A loss term must be exactly one loss, got {config!r}.")
         self.config = parsed[0]
         self.name = self.config.type
-        self.weight = self.config.weight
-        self.datasets = self.config.datasets
         self.criterion = build_criterion(self.config)
         self.requires: tuple[str, ...] = tuple(getattr(self.criterion, "requires", ("targets",)))
 
-    def applies_to(self, sample_list: Mapping[str, Any]) -> bool:
-        """Whether the batch belongs to one of the data sets and has every field that the loss needs."""
-        named = self.datasets is None or sample_list["dataset_name"] in self.datasets
-        return named and all(sample_list.get(name) is not None for name in self.requires)
-
     def forward(self, sample_list: Mapping[str, Any], model_output: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weighted results, each with at least one dimension."""
-        if not self.applies_to(sample_list):
+        """The weighted results, each with at least one dimension; none of another data set or where a needed field is missing."""
+        datasets = self.config.datasets
+        wanted = datasets is None or sample_list["dataset_name"] in datasets
+        if not wanted or any(sample_list.get(name) is None for name in self.requires):
             return {}
         value = self.criterion(sample_list, model_output)
         key = f"{sample_list['dataset_type']}/{sample_list['dataset_name']}/{self.name}"
         named = {f"{key}/{child}": v for child, v in value.items()} if isinstance(value, Mapping) else {key: value}
-        return {name: self.weight * _as_tensor(part) for name, part in named.items()}
+        return {name: self.config.weight * _as_tensor(part) for name, part in named.items()}
 
 
 #: the name in the documents of the model contract

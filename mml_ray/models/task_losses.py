@@ -12,9 +12,6 @@ from mml_ray.models.losses import LossConfig, accepted_params, balancing_weights
 
 logger = logging.getLogger(__name__)
 
-#: settings of the group that are not a route
-SETTINGS = ("auto_activate_weighing", "class_weights")
-
 
 def losses_for(spec: TaskSpec, given: Any, *, balanced: bool = False) -> list[LossConfig]:
     """The losses of a task: ``given`` is one list for every task, or a mapping of routes (and the settings of class weights)."""
@@ -27,64 +24,50 @@ def losses_for(spec: TaskSpec, given: Any, *, balanced: bool = False) -> list[Lo
                 f"There is no default loss for task '{spec.name}' ({spec.task_type}). Set loss.{spec.route}."
             )
     configs = parse_losses(items)
-    weights, explicit = _class_weights(spec, group or {}, balanced)
-    for config in configs:
-        _fill_in(config, spec, weights, explicit)
+    _fill_in(configs, spec, *_class_weights(spec, group or {}, balanced))
     return configs
 
 
 def _class_weights(spec: TaskSpec, group: Mapping[str, Any], balanced: bool) -> tuple[list[float] | None, bool]:
+    """The weights of the classes, and whether the user gave them."""
     explicit, auto = group.get("class_weights"), bool(group.get("auto_activate_weighing", False))
     if not spec.kind.has_classes:
         return None, False
-    if explicit is not None:
-        return _explicit_weights(spec, explicit, auto, balanced), True
-    if not auto or balanced:
-        return None, False
-    if len(spec.class_occ) != spec.num_classes:
-        logger.warning(
-            "Task '%s' has counts of %d of its %d classes, so class weights are not used.",
-            spec.name,
-            len(spec.class_occ),
-            spec.num_classes,
-        )
-        return None, False
-    return balancing_weights(spec.class_occ, list(spec.class_occ)), False
-
-
-def _explicit_weights(spec: TaskSpec, given: Sequence[float], auto: bool, balanced: bool) -> list[float]:
+    if explicit is None:
+        if not auto or balanced:
+            return None, False
+        if (counted := len(spec.class_occ)) != spec.num_classes:
+            told = "Task '%s' has counts of %d of its %d classes, so class weights are not used."
+            logger.warning(told, spec.name, counted, spec.num_classes)
+            return None, False
+        return balancing_weights(spec.class_occ, list(spec.class_occ)), False
     if auto:
         raise MMLMisconfigurationException(
             "loss.class_weights and loss.auto_activate_weighing=true exclude each other: turn one of them off."
         )
     if balanced:
         logger.warning("loss.class_weights and sampling.balanced both weight the classes of task '%s'.", spec.name)
-    if len(given) != spec.num_classes:
+    if len(explicit) != spec.num_classes:
         raise MMLMisconfigurationException(
-            f"loss.class_weights has {len(given)} values, but task '{spec.name}' has {spec.num_classes} classes: give one for each."
+            f"loss.class_weights has {len(explicit)} values, but task '{spec.name}' has {spec.num_classes} classes: give one for each."
         )
-    return [float(weight) for weight in given]
+    return [float(weight) for weight in explicit], True
 
 
-def _fill_in(config: LossConfig, spec: TaskSpec, weights: list[float] | None, explicit: bool) -> None:
-    """Class weights and the ignored label, where the loss has such a parameter and the configuration leaves it open."""
-    if config.type == "multi":
-        config.params = _multi_params(config, spec, weights, explicit)
-        return
-    accepted = accepted_params(config.type)
-    if spec.kind.ignored_label is not None and "ignore_index" in accepted:
-        config.params.setdefault("ignore_index", spec.kind.ignored_label)
-    if weights is None or "weight" in config.params:
-        return
-    if "weight" in accepted:
-        config.params["weight"] = weights
-    elif explicit:
-        logger.warning("The loss '%s' of task '%s' does not take class weights, they are not used.", config.type, spec.name)
-
-
-def _multi_params(config: LossConfig, spec: TaskSpec, weights: list[float] | None, explicit: bool) -> Any:
-    params: Any = config.params
-    children = parse_losses(params.get("params") if isinstance(params, Mapping) else params)
-    for child in children:
-        _fill_in(child, spec, weights, explicit)
-    return children
+def _fill_in(configs: Sequence[LossConfig], spec: TaskSpec, weights: list[float] | None, explicit: bool) -> None:
+    """Class weights and the ignored label, where a loss has such a parameter and the configuration leaves it open."""
+    for config in configs:
+        params: Any = config.params
+        if config.type == "multi":
+            config.params = children = parse_losses(params.get("params") if isinstance(params, Mapping) else params)  # type: ignore[assignment]
+            _fill_in(children, spec, weights, explicit)
+            continue
+        accepted = accepted_params(config.type)
+        if spec.kind.ignored_label is not None and "ignore_index" in accepted:
+            params.setdefault("ignore_index", spec.kind.ignored_label)
+        if weights is None or "weight" in params:
+            continue
+        if "weight" in accepted:
+            params["weight"] = weights
+        elif explicit:
+            logger.warning("The loss '%s' of task '%s' does not take class weights, they are not used.", config.type, spec.name)

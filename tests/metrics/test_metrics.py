@@ -282,9 +282,9 @@ def test_a_plugins_metric_is_a_function_of_rows() -> None:
 def test_a_bare_factory_of_a_plugin_gets_tensors() -> None:
     import torch
 
-    from mml_ray.models import metrics as path_of_plugins
+    from mml_ray.metrics.definition import MetricFunction
 
-    def factory(route: str, num_classes: int, scale: float = 1.0) -> path_of_plugins.MetricFunction:
+    def factory(route: str, num_classes: int, scale: float = 1.0) -> MetricFunction:
         return lambda rows: scale * torch.linalg.vector_norm(rows.scores - rows.targets, dim=-1).mean()
 
     registry.add("metric", "test_tensors", factory)

@@ -17,7 +17,7 @@ from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 from mml_ray.models import build_model
 from mml_ray.models.base import BaseModel
 from mml_ray.models.losses import LossConfig
-from mml_ray.models.sample import BatchCollator, ContractError, SampleList
+from mml_ray.models.sample import ContractError, SampleList
 from mml_ray.models.state import rename_keys
 from mml_ray.registry import registry
 
@@ -212,9 +212,13 @@ class ReturnsTensor(Linear):
         return loss
 
 
+def _collated(samples: Any) -> SampleList:
+    return SampleList({**SampleList(samples), "dataset_name": "d", "dataset_type": "train"})
+
+
 def _loader() -> DataLoader[Any]:
     samples = [{"x": torch.randn(2), "targets": torch.tensor(i % 3)} for i in range(6)]
-    return DataLoader(samples, batch_size=2, collate_fn=BatchCollator("d", "train"))  # type: ignore[arg-type]
+    return DataLoader(samples, batch_size=2, collate_fn=_collated)
 
 
 def _trainer(**arguments: Any) -> pl.Trainer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mml_ray.errors import MMLMisconfigurationException
+from mml_ray.metrics.definition import MetricSet
 from mml_ray.models.architectures import create_architecture
 from mml_ray.models.architectures.base import NEEDS
 from mml_ray.models.heads import DenseHead, TaskSpec, create_head
 from mml_ray.models.losses import Losses
-from mml_ray.models.metrics import MetricSet
 from mml_ray.models.task_losses import losses_for
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import Modality, TaskType
