@@ -14,7 +14,6 @@ Configuration (plain data)::
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,8 +33,6 @@ from mml_ray.models.sample import ContractError, TaskBatch
 from mml_ray.models.state import seeded
 from mml_ray.models.task_losses import losses_for
 from mml_ray.registry import registry
-
-logger = logging.getLogger(__name__)
 
 
 class Views(Protocol):
@@ -103,8 +100,7 @@ class MultiTaskModel(BaseModel):
 
     def _place_redirection(self, head: str, task: str, given: Mapping[str, Any] | None) -> None:
         if self.head_of.get(head) != head:
-            own = [name for name, used in self.head_of.items() if name == used]
-            raise UnknownNameError.of("head", head, own, f"It cannot predict task '{task}'.")
+            raise UnknownNameError.of("head", head, self._own_heads(), f"It cannot predict task '{task}'.")
         if task in self.head_of:
             raise MMLMisconfigurationException(f"Task '{task}' is already predicted by the head '{self.head_of[task]}'.")
         pattern = self.specs[head]
@@ -152,9 +148,8 @@ class MultiTaskModel(BaseModel):
     def prepare_batch(self, batch: Any) -> TaskBatch:
         """The batch as a :class:`TaskBatch` on the model's device."""
         tasks = TaskBatch.of(batch)
-        if all(samples.get_device() == self.device for samples in tasks.values()):
-            return tasks
-        return tasks.to(self.device)
+        there = all(samples.get_device() == self.device for samples in tasks.values())
+        return tasks if there else tasks.to(self.device)
 
     def forward(self, sample_list: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Scores of every task in the batch; ``averaged=True`` (tests and predictions) over :attr:`views`, if there are any."""
@@ -163,12 +158,12 @@ class MultiTaskModel(BaseModel):
         for task, samples in TaskBatch.of(sample_list).items():
             if task not in self.head_of:
                 raise UnknownNameError.of("task", task, self.head_of, "The model has no head for it: add_head or redirect.")
-            scores = functools.partial(self.scores, self.head_of[task])
+            scores, images = functools.partial(self.scores, self.head_of[task]), samples["image"]
             if views is None:
-                tasks[task] = {"scores": scores(samples["image"])}
+                tasks[task] = {"scores": scores(images)}
             else:
                 dense = self.specs[task].kind.views == "maps"
-                tasks[task] = {"scores": views(scores, samples["image"], sample_ids=samples["sample_id"], dense=dense)}
+                tasks[task] = {"scores": views(scores, images, sample_ids=samples["sample_id"], dense=dense)}
         output: dict[str, Any] = {"tasks": tasks}
         if len(tasks) == 1:
             output["scores"] = next(iter(tasks.values()))["scores"]
@@ -176,20 +171,21 @@ class MultiTaskModel(BaseModel):
 
     def scores(self, head: str, images: Tensor) -> Tensor:
         """The scores of one head for ``images`` [N, C, H, W]."""
-        features = self.forward_features(images.contiguous(memory_format=torch.channels_last))
-        found: Tensor = self.heads[module_key(head)](features, (int(images.shape[-2]), int(images.shape[-1])))
+        found: Tensor = self.heads[module_key(head)](self.forward_features(images), tuple(images.shape[-2:]))
         return found
 
     def forward_features(self, images: Tensor) -> Any:
         """The architecture's features of ``images`` [N, C, H, W]."""
-        return self.backbone(images)
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
     def infer(self, images: Tensor) -> dict[str, Tensor]:
         """The scores of every head for the same images."""
-        features = self.forward_features(images.contiguous(memory_format=torch.channels_last))
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        own = [name for name, head in self.head_of.items() if name == head]
-        return {name: self.heads[module_key(name)](features, size) for name in own}
+        features, size = self.forward_features(images), tuple(images.shape[-2:])
+        return {name: head(features, size) for name, head in self._own_heads().items()}
+
+    def _own_heads(self) -> dict[str, nn.Module]:
+        """The heads by the task that they were made for."""
+        return {name: self.heads[module_key(name)] for name, head in self.head_of.items() if name == head}
 
     def compute_losses(self, sample_list: Any, output: Mapping[str, Any]) -> dict[str, Tensor]:
         """``<phase>/<task>/<term>`` of all tasks; the sum of a task's terms becomes its ``loss``."""
@@ -312,7 +308,7 @@ class MultiTaskModel(BaseModel):
 
     def count_parameters(self, only_trainable: bool = False) -> dict[str, int]:
         """The number of parameters of ``backbone`` and of each head (by task)."""
-        parts = {"backbone": self.backbone, **{n: self.heads[module_key(n)] for n, head in self.head_of.items() if n == head}}
+        parts = {"backbone": self.backbone, **self._own_heads()}
         return {
             name: sum(p.numel() for p in part.parameters() if p.requires_grad or not only_trainable)
             for name, part in parts.items()

@@ -170,12 +170,5 @@ def one_cycle(
     return {"scheduler": scheduler, "interval": "step", "frequency": 1}
 
 
-for _name, _schedule in (
-    ("cosine", cosine),
-    ("cosine_restart", cosine_restart),
-    ("exponential", exponential),
-    ("step", step),
-    ("plateau", plateau),
-    ("one_cycle", one_cycle),
-):
-    registry.add("scheduler", _name, _schedule)
+for _schedule in (cosine, cosine_restart, exponential, step, plateau, one_cycle):
+    registry.add("scheduler", _schedule.__name__, _schedule)

@@ -9,7 +9,7 @@ from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.registry import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from mml_ray.models.architectures.base import Architecture
 
@@ -19,27 +19,30 @@ DEFAULT_ARCH: dict[str, Any] = {"backend": "monai", "name": "resnet_small"}
 class _Lazy:
     """A backend that lives in a module of this folder and is imported when it is called."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, dense: Collection[str] | None) -> None:
         self._module = module
+        self.dense = dense
 
     def __call__(self, params: Mapping[str, Any]) -> Architecture:
         made: Architecture = importlib.import_module(f"mml_ray.models.architectures.{self._module}").create(params)
         return made
 
 
-for _backend in ("monai", "timm", "smp"):
-    registry.add("architecture", _backend, _Lazy(_backend))
+#: backend -> its networks with features of places; ``None``: all of them
+for _backend, _dense in (("monai", ("basic_unet",)), ("timm", ()), ("smp", None)):
+    registry.add("architecture", _backend, _Lazy(_backend, _dense))
 
 
 def supports(arch: Mapping[str, Any], route: str) -> bool:
     """Whether heads for tasks of a configuration route fit the network that ``arch`` describes, told without building it; of a
     backend that a plugin brings nobody knows before.
     """
-    backend = str(arch.get("backend", DEFAULT_ARCH["backend"]))
-    if not isinstance(registry.find("architecture", backend), _Lazy):
+    from mml_ray.models.architectures.base import needed_features
+
+    backend = registry.find("architecture", str(arch.get("backend", DEFAULT_ARCH["backend"])))
+    if not isinstance(backend, _Lazy) or backend.dense is None or needed_features(route) == "pooled":
         return True
-    module = importlib.import_module(f"mml_ray.models.architectures.{backend}")
-    return bool(module.supports(str(arch.get("name")), route))
+    return arch.get("name") in backend.dense
 
 
 def create_architecture(arch: Mapping[str, Any] | None) -> Architecture:

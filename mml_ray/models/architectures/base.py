@@ -45,12 +45,25 @@ class Architecture(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has to implement forward_features(self, images).")
 
     def forward(self, images: Tensor) -> Features:
-        """The same as :meth:`forward_features`."""
         return self.forward_features(images)
 
     def supports(self, route: str) -> bool:
         """Whether a head for tasks of this configuration route can be put on top."""
         return bool(self.pooled_dim if needed_features(route) == "pooled" else self.dense_dim)
+
+
+class PooledNet(Architecture):
+    """A network without its classifier: one vector per image."""
+
+    def __init__(self, name: str, network: nn.Module, pooled_dim: int) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.pooled_dim = pooled_dim
+
+    def forward_features(self, images: Tensor) -> Features:
+        """``pooled`` only."""
+        return Features(self.network(images).flatten(1), None)
 
 
 def pad_to(images: Tensor, multiple: int, least: int = 0) -> Tensor:

@@ -5,30 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.models.architectures.base import Architecture, Features, needed_features, pad_to, take
-
-_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101")
-_DENSENETS = ("densenet121", "densenet169", "densenet201")
-_EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
-_UNETS = ("basic_unet",)
-
-
-class PooledNet(Architecture):
-    """A network whose last linear layer was taken away: one vector per image."""
-
-    def __init__(self, name: str, network: nn.Module, pooled_dim: int) -> None:
-        super().__init__()
-        self.name = name
-        self.network = network
-        self.pooled_dim = pooled_dim
-
-    def forward_features(self, images: Tensor) -> Features:
-        """``pooled`` only."""
-        return Features(self.network(images).flatten(1), None)
+from mml_ray.models.architectures.base import Architecture, Features, PooledNet, pad_to, take
 
 
 class DenseNet(Architecture):
@@ -54,11 +34,6 @@ class DenseNet(Architecture):
         return Features(None if deep is None else deep.mean(dim=(-2, -1)), dense)
 
 
-def supports(name: str, route: str) -> bool:
-    """Whether heads for tasks of this route fit a network of this name."""
-    return needed_features(route) == "pooled" or name in _UNETS
-
-
 def create(params: Mapping[str, Any]) -> Architecture:
     """``name`` (default ``resnet_small``), ``in_channels`` (3), ``params`` for MONAI's own arguments."""
     chosen = take(params, {"name": "resnet_small", "pretrained": False, "in_channels": 3, "params": {}}, "monai")
@@ -67,22 +42,13 @@ def create(params: Mapping[str, Any]) -> Architecture:
         raise MMLMisconfigurationException(
             f"arch.pretrained=true: the 2d networks of MONAI ('{name}') have no weights; take arch=timm."
         )
-    maker = _makers().get(name)
+    maker = _MAKERS.get(name)
     if maker is None:
-        raise UnknownNameError.of("network of arch=monai", name, _makers())
+        raise UnknownNameError.of("network of arch=monai", name, _MAKERS)
     try:
         return maker(name, int(chosen["in_channels"]), dict(chosen["params"] or {}))
     except TypeError as error:
         raise MMLMisconfigurationException(f"arch.params={chosen['params']} for '{name}': {error}") from error
-
-
-def _makers() -> dict[str, Callable[[str, int, dict[str, Any]], Architecture]]:
-    makers: dict[str, Callable[[str, int, dict[str, Any]], Architecture]] = {"resnet_small": _resnet_small}
-    makers.update(dict.fromkeys(_RESNETS, _resnet))
-    makers.update(dict.fromkeys(_DENSENETS, _densenet))
-    makers.update(dict.fromkeys(_EFFICIENTNETS, _efficientnet))
-    makers.update(dict.fromkeys(_UNETS, _basic_unet))
-    return makers
 
 
 def _resnet_small(name: str, in_channels: int, params: dict[str, Any]) -> Architecture:
@@ -133,6 +99,15 @@ def _basic_unet(name: str, in_channels: int, params: dict[str, Any]) -> Architec
 
     settings: dict[str, Any] = {"features": (16, 32, 64, 128, 256, 16), **params}
     network = BasicUNet(spatial_dims=2, in_channels=in_channels, out_channels=1, **settings)
-    network.final_conv = torch.nn.Identity()
+    network.final_conv = nn.Identity()
     features = settings["features"]
     return DenseNet(name, network, network.down_4, pooled_dim=features[4], dense_dim=features[5])
+
+
+_MAKERS: dict[str, Callable[[str, int, dict[str, Any]], Architecture]] = {
+    "resnet_small": _resnet_small,
+    **dict.fromkeys(("resnet10", "resnet18", "resnet34", "resnet50", "resnet101"), _resnet),
+    **dict.fromkeys(("densenet121", "densenet169", "densenet201"), _densenet),
+    **{f"efficientnet-b{size}": _efficientnet for size in range(8)},
+    "basic_unet": _basic_unet,
+}

@@ -11,19 +11,7 @@ from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
 from mml_ray.models.architectures.base import Architecture, Features, pad_to, take
 from mml_ray.models.architectures.extras import load_extra, with_weights
 
-DECODERS = (
-    "unet",
-    "unetplusplus",
-    "manet",
-    "linknet",
-    "fpn",
-    "pspnet",
-    "deeplabv3",
-    "deeplabv3plus",
-    "pan",
-    "upernet",
-    "segformer",
-)
+DECODERS = "unet unetplusplus manet linknet fpn pspnet deeplabv3 deeplabv3plus pan upernet segformer".split()
 #: images are padded to a multiple of this, which is cut off again
 _STRIDE = 32
 
@@ -49,11 +37,6 @@ class EncoderDecoder(Architecture):
         if padded.shape != images.shape:
             dense = dense[..., : -(-height // scale), : -(-width // scale)]
         return Features(encoded[-1].mean(dim=(-2, -1)), dense)
-
-
-def supports(name: str, route: str) -> bool:
-    """Whether heads for tasks of this route fit: every network has both kinds of output."""
-    return True
 
 
 def create(params: Mapping[str, Any]) -> Architecture:

@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError
-from mml_ray.models.architectures.base import Architecture, Features, needed_features, take
+from mml_ray.models.architectures.base import Architecture, PooledNet, take
 from mml_ray.models.architectures.extras import load_extra, with_weights
-
-
-class TimmNet(Architecture):
-    """A timm model without its classifier."""
-
-    def __init__(self, name: str, network: Any) -> None:
-        super().__init__()
-        self.name = name
-        self.network: nn.Module = network
-        self.pooled_dim = int(getattr(network, "head_hidden_size", None) or network.num_features)
-        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
-
-    def forward_features(self, images: Tensor) -> Features:
-        """``pooled`` only."""
-        return Features(self.network(images), None)
 
 
 def check_model(name: str) -> None:
@@ -32,11 +15,6 @@ def check_model(name: str) -> None:
     timm = load_extra("timm", "timm", "timm")
     if not timm.is_model(name):
         raise UnknownNameError.of("model of arch=timm", name, timm.list_models())
-
-
-def supports(name: str, route: str) -> bool:
-    """Whether heads for tasks of this route fit a model of this name: none has an output for each pixel."""
-    return needed_features(route) == "pooled"
 
 
 def create(params: Mapping[str, Any]) -> Architecture:
@@ -51,6 +29,9 @@ def create(params: Mapping[str, Any]) -> Architecture:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=int(chosen["in_channels"]), **more)
 
     try:
-        return TimmNet(name, with_weights(make, name, "arch.pretrained=false"))
+        network = with_weights(make, name, "arch.pretrained=false")
     except TypeError as error:
         raise MMLMisconfigurationException(f"arch.params={more} for '{name}': {error}") from error
+    made = PooledNet(name, network, int(getattr(network, "head_hidden_size", None) or network.num_features))
+    made.mean, made.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+    return made
