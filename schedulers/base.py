@@ -12,6 +12,7 @@ command runs. Attributes set on ``self`` there do not travel back (a warning say
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import re
@@ -90,12 +91,18 @@ class AbstractBaseScheduler(ABC):
         self.continue_status = bool(cfg.get("continue", False))
         self.checkpoint_callback: Any = None
         self.metrics_callback: Any = None
-        self._plan: Plan | None = None
         self.summary: Any = None
         self._added: dict[int, tuple[tuple[int, ...] | None, str]] = {}
         self._book = structs.StructBook()
         self._snapshot: dict[str, Any] | None = None
-        self.fm = _file_manager(cfg)
+        results = Path(str(cfg.out_dir)).absolute()
+        self.fm = MMLFileManager(
+            data_path=str(cfg.data_dir),
+            proj_path=results / str(cfg.proj),
+            results_path=results,
+            reuse_cfg={key: value for key, value in plain(cfg, "reuse").items() if value is not None},
+            remove_cfg=plain(cfg, "remove"),
+        )
 
     # -- the schedule ------------------------------------------------------------------------------------------------------------
     @abstractmethod
@@ -116,18 +123,13 @@ class AbstractBaseScheduler(ABC):
         self._added[index] = (None if after is None else tuple(int(handle) for handle in after), unit)
         return Handle(index)
 
-    @property
+    @functools.cached_property
     def plan(self) -> Plan:
         """The schedule as a plan, built when it is first asked for: by then the constructors of all subclasses have set what they need.
 
         Raises:
             UserError: a task is missing, or settings that do not fit it or one another.
         """
-        if self._plan is None:
-            self._plan = self._build_plan()
-        return self._plan
-
-    def _build_plan(self) -> Plan:
         if self.requires_tasks:
             names = [str(name) for name in self.cfg.task_list]
             structs.check_tasks(names, self.fm, preprocessing=str(self.cfg.preprocessing.id))
@@ -157,7 +159,8 @@ class AbstractBaseScheduler(ABC):
 
         An address in an object's repr (``object at 0x7f...``) never makes two entries differ.
         """
-        return _without_addresses(entry_1) == _without_addresses(entry_2)
+        first, second = (re.sub(r"0x[0-9a-fA-F]+", "0x", entry) for entry in (entry_1, entry_2))
+        return first == second
 
     def run(self) -> float | None:
         """Run the schedule in a new run folder and return ``self.return_value``."""
@@ -339,13 +342,13 @@ class AbstractBaseScheduler(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.cfg = OmegaConf.create(state["cfg"])
-        self.commands, self.params, self._plan, self._added, self.summary = [], [], None, {}, None
+        self.commands, self.params, self._added, self.summary = [], [], {}, None
         self._book, self._snapshot = structs.StructBook(), None
 
 
 # -- details -----------------------------------------------------------------------------------------------------------------------------
 #: built in the driver before the first command; as long as the plan, so no command copies it
-_SCHEDULE = ("_plan", "commands", "params", "_added")
+_SCHEDULE = ("plan", "commands", "params", "_added")
 _OWN = {"_snapshot", "_book", "checkpoint_callback", "metrics_callback", "active_step_naming", "fm", "cfg", "summary", *_SCHEDULE}
 _CONTAINERS = (list, dict, set)
 
@@ -379,22 +382,6 @@ def _checked_subroutines(cfg: DictConfig, available: Sequence[str]) -> list[str]
         if name not in available:
             raise UnknownNameError.of("subroutine", str(name), available)
     return listed
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r"0x[0-9a-fA-F]+", "0x", text)
-
-
-def _file_manager(cfg: DictConfig) -> MMLFileManager:
-    return MMLFileManager(
-        data_path=Path(str(cfg.data_dir)).absolute(),
-        proj_path=Path(str(cfg.out_dir)).absolute() / str(cfg.proj),
-        results_path=Path(str(cfg.out_dir)).absolute(),
-        log_path=None,
-        reuse_cfg={key: value for key, value in plain(cfg, "reuse").items() if value is not None},
-        remove_cfg=plain(cfg, "remove"),
-        backend=None,
-    )
 
 
 def _run_options(cfg: DictConfig) -> RunOptions:

@@ -18,15 +18,12 @@ class StructBook:
     """Hands out structs, one object for each name until the next :meth:`reset`, and finds out what was changed on them."""
 
     def __init__(self) -> None:
-        self._structs: dict[str, TaskStruct] = {}
-        self._paths: dict[str, dict[str, Any]] = {}
-        self._models: dict[str, set[str]] = {}
+        #: each struct, and its paths and models as they were when it was handed out
+        self._structs: dict[str, tuple[TaskStruct, dict[str, Any], set[str]]] = {}
 
     def reset(self) -> None:
         """Forget all structs, so that :meth:`get` reads them again."""
         self._structs.clear()
-        self._paths.clear()
-        self._models.clear()
 
     def get(self, name: str, manager: MMLFileManager, *, preprocessing: str) -> TaskStruct:
         """The struct of a task with everything committed so far attached to it; tagged variants are created when missing.
@@ -35,8 +32,11 @@ class StructBook:
             TaskNotFoundError: neither the task nor, for a tagged one, its base exists.
         """
         if name in self._structs:
-            return self._structs[name]
-        struct = _fresh(name, manager, preprocessing)
+            return self._structs[name][0]
+        from mml_ray.prepare.variants import ensure_task
+
+        ensure_task(manager.data, name, preprocessing=preprocessing)
+        struct: TaskStruct = manager.data.struct(name, preprocessing)
         reused = manager.reusables.get(name, {})
         state = manager.task_state(name)
         struct.paths.update({key: path for key, path in reused.items() if key != "models"})
@@ -45,9 +45,7 @@ class StructBook:
         known = {storage.path for storage in struct.models}
         fresh = [path for path in map(manager.absolute, state["models"]) if path not in known]
         struct.models.extend(manager.load_model(path) for path in fresh)
-        self._structs[name] = struct
-        self._paths[name] = dict(struct.paths)
-        self._models[name] = {str(model.path) for model in struct.models}
+        self._structs[name] = struct, dict(struct.paths), {str(model.path) for model in struct.models}
         return struct
 
     def deltas(self, manager: MMLFileManager) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,24 +56,19 @@ class StructBook:
         """
         structs: dict[str, Any] = {}
         updates: dict[str, Any] = {}
-        for name, struct in self._structs.items():
-            set_paths = {
-                key: manager.stored(_path(name, key, value))
-                for key, value in struct.paths.items()
-                if self._paths[name].get(key) != value
-            }
-            removed = [key for key in self._paths[name] if key not in struct.paths]
+        for name, (struct, paths, models) in self._structs.items():
+            changed = {key: value for key, value in struct.paths.items() if paths.get(key) != value}
+            set_paths = {key: manager.stored(_path(name, key, value)) for key, value in changed.items()}
+            removed = [key for key in paths if key not in struct.paths]
             if removed:
                 raise MMLMisconfigurationException(
                     f"Path keys were deleted from the struct of '{name}': {', '.join(removed)}. A command can only set them."
                 )
-            appended = [
-                _stored_model(name, model, manager) for model in struct.models if str(model.path) not in self._models[name]
-            ]
+            appended = [_stored_model(name, model, manager) for model in struct.models if str(model.path) not in models]
             if set_paths or appended:
                 structs[name] = {"set_paths": set_paths, "append_models": appended}
             for model in struct.models:
-                if str(model.path) in self._models[name] and (change := model.change(manager.results_path)):
+                if str(model.path) in models and (change := model.change(manager.results_path)):
                     updates[manager.stored(model.path)] = change
         return structs, {**manager.model_updates, **updates}
 
@@ -111,14 +104,6 @@ def check_preprocessing(cfg: DictConfig, manager: MMLFileManager) -> None:
     content = plain(cfg, "preprocessing")
     names = [str(name) for name in cfg.task_list]
     check_preprocessed(manager.data, names, preprocessing=str(content["id"]), pipeline=content.get("pipeline") or [])
-
-
-def _fresh(name: str, manager: MMLFileManager, preprocessing: str) -> TaskStruct:
-    from mml_ray.prepare.variants import ensure_task
-
-    ensure_task(manager.data, name, preprocessing=preprocessing)
-    struct: TaskStruct = manager.data.struct(name, preprocessing)
-    return struct
 
 
 def _path(task: str, key: str, value: Any) -> Path:

@@ -7,9 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from dotenv import set_key
+
 from mml_ray import env
 from mml_ray.composition.tree import PACKAGED
-from mml_ray.console.env_setup import enter
 from mml_ray.errors import EXIT_FAILED, EXIT_OK
 
 
@@ -36,6 +37,6 @@ def run(given: argparse.Namespace) -> int:
     if path is None:
         print(f"There is no env file. To use the copy: export MML_CONFIGS_PATH={target}")
     else:
-        enter(path, "MML_CONFIGS_PATH", str(target))
+        set_key(path, "MML_CONFIGS_PATH", str(target), export=True)
         print(f"Entered as MML_CONFIGS_PATH in {path}.")
     return EXIT_OK

@@ -57,16 +57,6 @@ def run(given: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def enter(path: Path, name: str, value: str) -> None:
-    """Set ``export name=value`` in an env file: in place of the line that sets it now, else at the end."""
-    line = f"export {name}={_quoted(value)}"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    places = [index for index, text in enumerate(lines) if re.match(rf"\s*(export\s+)?{name}\s*=", text)]
-    for index in places:
-        lines[index] = line
-    atomic.write_text(path, "\n".join(lines if places else [*lines, line]) + "\n")
-
-
 def _quoted(value: Path | str) -> str:
     text = str(value)
     return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -30,12 +30,9 @@ class JournalFolder:
 
 def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
     """Create ``path`` with ``data``, whole, unless it exists; returns whether this call created it."""
-    descriptor = atomic.fs.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
+    with atomic.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         atomic.write_all(descriptor, data)
         atomic.fs.fsync(descriptor)
-    finally:
-        atomic.fs.close(descriptor)
     try:
         failpoint("marker.before_link")
         atomic.fs.link(temporary, path)
@@ -58,12 +55,9 @@ def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
 def _create_without_links(path: Path, data: bytes) -> bool:
     """For file systems without hard links; a kill between the two steps leaves an empty file."""
     try:
-        descriptor = atomic.fs.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with atomic.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+            atomic.write_all(descriptor, data)
+            atomic.fs.fsync(descriptor)
     except FileExistsError:
         return False
-    try:
-        atomic.write_all(descriptor, data)
-        atomic.fs.fsync(descriptor)
-    finally:
-        atomic.fs.close(descriptor)
     return True

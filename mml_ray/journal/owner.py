@@ -158,8 +158,5 @@ class Heartbeat:
         """Write in place and with a fixed width: a reader on a network file system sees it at its next open, and never half of it."""
         self._count += 1
         line = f"{self._signature} {time.time_ns()}-{self._count:012d}".ljust(_WIDTH) + "\n"
-        descriptor = atomic.fs.open(self._file, os.O_WRONLY | os.O_CREAT)
-        try:
+        with atomic.opened(self._file, os.O_WRONLY | os.O_CREAT) as descriptor:
             atomic.write_all(descriptor, line.encode())
-        finally:
-            atomic.fs.close(descriptor)

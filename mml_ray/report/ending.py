@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -25,8 +26,11 @@ def print_ending(
         print(file=out)
     for table in tables:
         table.print(out)
-    for outcomes in _alike(summary):
-        print(_failure(outcomes, run_dir), file=out)
+    alike: dict[str, list[Outcome]] = defaultdict(list)  # folds often fail for the same reason
+    for outcome in summary.failures.values():
+        alike[_what_happened(outcome)].append(outcome)
+    for what, outcomes in alike.items():
+        print(_failure(what, outcomes, run_dir), file=out)
     if summary.skipped:
         print(f"{len(summary.skipped)} command(s) were skipped because they depend on a failed one.", file=out)
     state = "Interrupted" if summary.interrupted else "Finished" if summary.exit_code == 0 else "Not finished"
@@ -41,14 +45,6 @@ def print_ending(
     out.flush()
 
 
-def _alike(summary: RunSummary) -> list[list[Outcome]]:
-    """The failures, grouped by what went wrong: folds often fail for the same reason."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in summary.failures.values():
-        groups.setdefault(_what_happened(outcome), []).append(outcome)
-    return list(groups.values())
-
-
 def _what_happened(outcome: Outcome) -> str:
     """The traceback where there is one and it is not the user's error; else one line."""
     traceback = "" if outcome.is_user_error else str(outcome.error.get("traceback", "")).rstrip()
@@ -56,15 +52,13 @@ def _what_happened(outcome: Outcome) -> str:
     return traceback or (message if outcome.is_user_error else f"{outcome.error.get('type') or outcome.status}: {message}")
 
 
-def _failure(outcomes: Sequence[Outcome], run_dir: Path) -> str:
+def _failure(what: str, outcomes: Sequence[Outcome], run_dir: Path) -> str:
     first = outcomes[0].command
     names = f"Command {first}" if len(outcomes) == 1 else f"Command {first} and {len(outcomes) - 1} more like it"
     logs = [f"Its log: {run_dir / 'logs' / (outcome.command + '.log')}" for outcome in outcomes[:_LOGS]]
-    return "\n".join(["", f"{names} failed:", _what_happened(outcomes[0]), *logs, ""])
+    return "\n".join(["", f"{names} failed:", what, *logs, ""])
 
 
 def format_duration(seconds: float) -> str:
     """``3.2 s``, ``1:05 min``, ``1:01:05 h``."""
-    return (
-        f"{seconds:.1f} s" if seconds < 60 else f"{format_clock(seconds)} min" if seconds < 3600 else f"{format_clock(seconds)} h"
-    )
+    return f"{seconds:.1f} s" if seconds < 60 else f"{format_clock(seconds)} {'min' if seconds < 3600 else 'h'}"

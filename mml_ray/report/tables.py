@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -68,7 +69,8 @@ class _Drawing:
         numbers = range(len(table.columns))
         self.natural = [max(cell_len(part) for row in everything for part in row[n].split("\n")) for n in numbers]
         self.words = [max(map(cell_len, (word for row in everything for word in row[n].split())), default=0) for n in numbers]
-        self.right = [_all_numbers([row[n] for row in table.rows if row[n]]) for n in numbers]
+        filled = [[row[n] for row in table.rows if row[n]] for n in numbers]
+        self.right = [bool(cells) and all(map(_NUMBER.fullmatch, cells)) for cells in filled]
 
     def lines(self) -> list[str]:
         """Block by block, each after an empty line."""
@@ -116,15 +118,10 @@ class _Drawing:
         """One row as lines: what is too long continues in the next line of its column."""
         cells = [_folded(row[n], width) for n, width in zip(chunk, widths, strict=True)]
         lines = []
-        for number in range(max(map(len, cells))):
-            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
             padded = [_padded(part, width, self.right[n]) for part, width, n in zip(parts, widths, chunk, strict=True)]
             lines.append((_GAP + _GAP.join(padded)).rstrip())
         return lines
-
-
-def _all_numbers(cells: Sequence[str]) -> bool:
-    return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _folded(cell: str, width: int) -> list[str]:
@@ -154,7 +151,8 @@ def score_table(title: str, labels: Sequence[str], rows: Iterable[tuple[Sequence
     for column in columns:
         known = [values[column] for _, values in entries if _is_number(values.get(column))]
         mean, deviation = mean_and_deviation(finite(known))
-        show = _tenths if all(isinstance(value, int) for value in known) else number
+        # a tenth is enough for the mean of counts
+        show = "{:.1f}".format if all(isinstance(value, int) for value in known) else number
         means.append("" if mean is None else show(mean))
         deviations.append("" if deviation is None else show(deviation))
     headings = [*(labels[n] for n in kept), *(column.replace("_", "\n") for column in columns)]
@@ -175,11 +173,6 @@ def number(value: Any) -> str:
     if not _is_number(value) or isinstance(value, int) or not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
-
-
-def _tenths(value: float) -> str:
-    """One decimal: enough for the mean of counts."""
-    return f"{value:.1f}"
 
 
 def _is_number(value: Any) -> bool:

@@ -68,12 +68,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.is_continued = self.run_dir is not None
-        self.paths = RunPaths(self.run_dir or new_run_dir(self.manager.proj_path))
-        self.roots = {
-            "project": str(self.manager.proj_path),
-            "results": str(self.manager.results_path),
-            "data": str(self.manager.data_path),
-        }
+        project, results, data = self.manager.proj_path, self.manager.results_path, self.manager.data_path
+        # the time has microseconds, and the run store creates the folder exclusively
+        new = project / "runs" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+        self.paths = RunPaths(self.run_dir or new)
+        self.roots = {"project": str(project), "results": str(results), "data": str(data)}
 
     def run(self) -> RunSummary:
         """Run from opening the run folder to its end; if interrupted before the first command, print how to continue.
@@ -231,8 +230,3 @@ class Session:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def new_run_dir(project: Path) -> Path:
-    """``<project>/runs/<day>/<time>``; the time has microseconds, and the run store creates the folder exclusively."""
-    return project / "runs" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")

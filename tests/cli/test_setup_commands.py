@@ -12,7 +12,6 @@ from mml_ray import env
 from mml_ray.api import compose_run
 from mml_ray.cli import copy_conf, env_setup
 from mml_ray.composition.tree import PACKAGED
-from mml_ray.console.env_setup import enter
 
 
 @pytest.fixture(autouse=True)
@@ -92,14 +91,18 @@ def test_copy_conf_leaves_an_existing_folder_alone(folder: Path, capsys: pytest.
     assert "already exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("before", ["export A=1\nexport B=old # why\n", "export A=1\n", "A=1\nB=x\nB=y\n", ""])
-def test_enter_replaces_the_line_or_adds_it(before: str, folder: Path) -> None:
-    path = folder / "x.env"
+@pytest.mark.parametrize(
+    "before", ["export A=1\nexport MML_CONFIGS_PATH=old # why\n", "export A=1", "A=1\nMML_CONFIGS_PATH=x\n", ""]
+)
+def test_copy_conf_replaces_the_line_or_adds_it(before: str, folder: Path) -> None:
+    path = folder / "mml.env"
     path.write_text(before)
-    enter(path, "B", "/new place/it's")
+    path.chmod(0o600)
+    assert copy_conf(["--yes"]) == 0
     values = env.parse(path)
-    assert values["B"] == "/new place/it's"
+    assert values["MML_CONFIGS_PATH"] == str(folder / "configs")
     assert values.get("A") == ("1" if before else None)
+    assert path.stat().st_mode & 0o777 == 0o600, "it may hold passwords"
 
 
 @pytest.mark.parametrize("command", [env_setup, copy_conf])

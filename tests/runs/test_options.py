@@ -18,7 +18,7 @@ from mml_ray.runs.resources import request_of
     [
         ({"sys": {"executor": "dask"}}, "sys.executor must be auto, inline or ray, got 'dask'."),
         ({"sys": {"retries": {"system": -1}}}, "sys.retries.system must be an integer of at least 0, got -1."),
-        ({"sys": {"stall_timeout": 0}}, "sys.stall_timeout must be a number greater than 0 or null, got 0."),
+        ({"sys": {"stall_timeout": 0}}, "sys.stall_timeout must be null or a number greater than 0, got 0."),
         ({"sys": {"on_fail": "stop"}}, "sys has no option 'on_fail'; did you mean 'on_failure'?"),
         ({"resources": {"fit": {"num_gpus": 1.5}}}, "resources.fit.num_gpus must be a whole number above 1, got 1.5."),
         ({"resources": {"fit": {"cpus": 1}}}, "resources.fit has no option 'cpus'; did you mean 'num_cpus' or 'custom'?"),
