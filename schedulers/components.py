@@ -1,4 +1,4 @@
-"""From configuration to typed arguments: data module, model and trainer of a command. The rooms below never see ``cfg``."""
+"""From configuration to typed arguments: data module, model and trainer of a command. The packages below never see ``cfg``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log records on the terminal: short lines, what went wrong in colour."""
+"""Log records on the terminal: short lines, what went wrong in color."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from mml_ray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, MMLError
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Run ``action`` and turn whatever it raises into one message on standard error and an exit code.
 
-    Errors raised on purpose show no traceback unless ``debug``; all others do, since they are ours to mend.
+    Errors raised on purpose show no traceback unless ``debug``; all others do, since they are faults of this program.
     """
     try:
         code = action()
@@ -37,7 +37,7 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
 
 
 def say(kind: str, text: str) -> None:
-    """One message on standard error, its kind in red on a terminal that has colours."""
+    """One message on standard error, its kind in red on a terminal that has colors."""
     colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = f"\033[1;31m{kind}:\033[0m" if colored else f"{kind}:"
     print(f"mml-ray: {label} {text}", file=sys.stderr, flush=True)
