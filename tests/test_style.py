@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 #: names of modules, functions, methods and classes that have a usual word instead
 COINED = {
     "suits", "foresight", "surroundings", "ray_words", "patience", "patiently", "words", "beside", "get_beside", "told", "said", "saw", "took",
-    "kinds_of", "_flying", "_later", "_full", "_polite", "_mind_interrupts", "_bring_back", "_look_around", "being_made", "settle", "_mend", "mend",
+    "_flying", "_later", "_full", "_polite", "_mind_interrupts", "_bring_back", "_look_around", "being_made", "settle", "_mend", "mend",
 }  # fmt: skip
 #: what stands for "is not a", "already exists", "recreate", "fix", "is unknown"
 PHRASES = re.compile(

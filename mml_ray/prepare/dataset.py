@@ -19,8 +19,8 @@ from typing import Any
 
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException, StorageError
-from mml_ray.prepare import masks as mask_rules
 from mml_ray.prepare.archives import DataArchive, DataKind, Limits, extract
+from mml_ray.prepare.checks import masks as mask_rules
 from mml_ray.prepare.context import current, default_workers
 from mml_ray.prepare.download import fetch, kaggle_credentials
 from mml_ray.prepare.torch_datasets import extract_dataset
@@ -187,7 +187,7 @@ class DSetCreator:
         train: bool = True,
         ignore: Iterable[tuple[int, ...]] = (),
     ) -> list[Path]:
-        """Map colors to class numbers (:func:`mml_ray.prepare.masks.transform_masks`); returns the new files."""
+        """Map colors to class numbers (:func:`mml_ray.prepare.checks.masks.transform_masks`); returns the new files."""
         if self.dset_path is None:
             raise MMLMisconfigurationException("transform_masks must be called after unpack_and_store.")
         kind = DataKind.TRAINING_LABELS if train else DataKind.TESTING_LABELS

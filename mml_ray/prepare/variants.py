@@ -109,7 +109,7 @@ def _make(root: DataRoot, base: str, variant: str, *, preprocessing: str) -> Non
 
 def _mask_classes(root: DataRoot, name: str) -> dict[str, list[int]]:
     """Which values are in the masks of a task; read once for each untagged task, then remembered beside it."""
-    from mml_ray.prepare.masks import classes_in_masks  # loads OpenCV, which most variants do not need
+    from mml_ray.prepare.checks.masks import classes_in_masks  # loads OpenCV, which most variants do not need
 
     origin = tags.parse(name).base
     path = root.description_path(origin)

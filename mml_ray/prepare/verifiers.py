@@ -11,8 +11,8 @@ from typing import Any
 
 from mml_ray.errors import BrokenSampleError, DataError
 from mml_ray.imaging import read_mask
+from mml_ray.prepare.checks.masks import mask_values
 from mml_ray.prepare.checks.stats import ImageFacts
-from mml_ray.prepare.masks import mask_values
 from mml_ray.registry import registry
 from mml_ray.tasks.attributes import EMPTY_MASK_TOKEN, IGNORE_INDEX, Modality, TaskType
 

@@ -7,7 +7,7 @@ import pytest
 
 from mml_ray.errors import BrokenSampleError, DataError, MMLMisconfigurationException
 from mml_ray.imaging import read_mask, write_png
-from mml_ray.prepare.masks import classes_in_masks, mask_values, transform_masks
+from mml_ray.prepare.checks.masks import classes_in_masks, mask_values, transform_masks
 from tests.prepare.makers import write
 
 RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mml_ray.errors import DataError, MMLMisconfigurationException, StorageError, TaskNotFoundError, UnknownNameError
-from mml_ray.prepare import masks
+from mml_ray.prepare.checks import masks
 from mml_ray.prepare.variants import derived, ensure_task, planned_struct
 from mml_ray.store.data_root import DataRoot
 from mml_ray.tasks.attributes import DataSplit

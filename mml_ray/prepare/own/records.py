@@ -15,10 +15,10 @@ import numpy as np
 from mml_ray import atomic
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.imaging import read_mask, write_png
+from mml_ray.prepare.checks.masks import mask_values
 from mml_ray.prepare.checks.stats import in_threads
 from mml_ray.prepare.context import CreationContext
 from mml_ray.prepare.folds import split_folds
-from mml_ray.prepare.masks import mask_values
 from mml_ray.prepare.task import TaskCreator
 from mml_ray.tasks.attributes import IGNORE_INDEX, Keyword, License, Modality, TaskType
 
