@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo      handwritten digits through five nested folds"
 	@echo "make test      all fast tests          make test-all  the slow ones and the chaos suite too"
-	@echo "make check     style, types, imports   make format    mend the style"
+	@echo "make check     style, types, imports   make format    fix the style"
 	@echo "make bench     benchmarks              make docs      the documentation, into site/"
 
 $(INSTALLED): pyproject.toml constraints.txt tests/extras.txt
