@@ -99,10 +99,6 @@ class Registry:
             raise UnknownNameError.of(kind.replace("_", " "), name, self.names(kind), hint)
         return entry
 
-    def build(self, kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Look ``name`` up and call it."""
-        return self.lookup(kind, name)(*args, **kwargs)
-
     def provide(self, kind: str, module: str) -> None:
         """``module`` fills ``kind``, too: it is imported when the kind is asked for, not before (a plugin that registers losses
         need not import torch at every start). Harmless when repeated."""

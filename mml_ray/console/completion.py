@@ -115,9 +115,7 @@ def _settings(given: Sequence[str]) -> dict[str, Any]:
 def _keys(settings: dict[str, Any], name: str) -> list[str]:
     """Keys on the level of ``name``: ``trainer.`` for one that holds others, ``seed=`` for a value."""
     parents = name.split(".")[:-1]
-    node: Any = settings
-    for part in parents:
-        node = node.get(part) if isinstance(node, dict) else None
+    node = _inside(settings, parents)
     if not isinstance(node, dict):
         return []
     prefix = "".join(f"{part}." for part in parents)
@@ -140,10 +138,13 @@ def _values(name: str, given: Sequence[str]) -> list[str]:
     schema = find_schema(name, settings, mode_facts(OmegaConf.create(settings)))
     if schema is not None:
         return [word for word in choices(schema) if word != "null"]
-    default: Any = settings
-    for part in name.split("."):
-        default = default.get(part) if isinstance(default, dict) else None
-    return ["true", "false"] if isinstance(default, bool) else []
+    return ["true", "false"] if isinstance(_inside(settings, name.split(".")), bool) else []
+
+
+def _inside(settings: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
 
 
 #: keys whose values are tasks of the data root

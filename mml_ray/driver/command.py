@@ -24,9 +24,14 @@ SYSTEM_FAILURES: frozenset[str] = frozenset({"lost", "oom", "stalled"})
 _ATTRIBUTE = "__mml_command__"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandDefaults:
-    """What ``@command`` declares for a method; the config group ``resources`` overrides it by command name."""
+    """The defaults of the command that a scheduler's method becomes: ``@command(num_gpus=1)`` before the method.
+
+    ``memory`` is in bytes; ``retries`` counts restarts after an exception; ``sequential`` lets the entries of one
+    stage run one after the other instead of side by side. ``None`` leaves the choice to the configuration, whose group ``resources``
+    overrides all of them by command name.
+    """
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -34,27 +39,12 @@ class CommandDefaults:
     retries: int | None = None
     sequential: bool = False
 
-
-def command(
-    *,
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    memory: int | None = None,
-    retries: int | None = None,
-    sequential: bool = False,
-) -> Callable[[F], F]:
-    """Decorate a scheduler's method with the defaults of the command it becomes.
-
-    ``memory`` is in bytes; ``retries`` counts restarts after an exception; ``sequential`` lets the entries of one
-    stage run one after the other instead of side by side. ``None`` leaves the choice to the configuration.
-    """
-    defaults = CommandDefaults(num_cpus, num_gpus, memory, retries, sequential)
-
-    def mark(method: F) -> F:
-        setattr(method, _ATTRIBUTE, defaults)
+    def __call__(self, method: F) -> F:
+        setattr(method, _ATTRIBUTE, self)
         return method
 
-    return mark
+
+command = CommandDefaults
 
 
 def defaults_of(method: Callable[..., Any]) -> CommandDefaults:

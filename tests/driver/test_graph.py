@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mml_ray.driver.command import command_key
+from mml_ray.driver.command import CommandDefaults, command, command_key, defaults_of
 from mml_ray.driver.graph import Board, Entry, Plan, build_plan
 from mml_ray.errors import MMLMisconfigurationException
 from tests.patience import promised_cpu
@@ -112,6 +112,15 @@ def test_params_that_are_no_plain_data_are_refused_when_the_plan_is_built(param:
         build_plan([Entry("step", [param])], scheduler="s")
 
 
+def test_a_method_declares_the_defaults_of_its_command() -> None:
+    @command(num_gpus=0.5, sequential=True)
+    def decorated() -> str:
+        return "ran"
+
+    assert defaults_of(decorated) == CommandDefaults(num_gpus=0.5, sequential=True) and decorated() == "ran"
+    assert defaults_of(lambda: None) == CommandDefaults()
+
+
 def test_an_edge_to_a_later_entry_is_refused() -> None:
     with pytest.raises(MMLMisconfigurationException, match="does not come before"):
         build_plan([Entry("a", [], after=[0])], scheduler="s")
@@ -155,8 +164,8 @@ def test_the_frame_comes_first_and_last_and_leaves_the_fingerprint_alone() -> No
     ]  # fmt: skip
     assert framed.fingerprint == plan.fingerprint and framed.worker_commands == plan.commands
     document = framed.to_json()
-    for command in document["commands"]:  # as the version before wrote it
-        del command["unit"], command["where"]
+    for written in document["commands"]:  # as the version before wrote it
+        del written["unit"], written["where"]
     assert Plan.from_json(document) == framed
 
 
