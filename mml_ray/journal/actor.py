@@ -48,10 +48,6 @@ class HostedStore:
         return cast(Callable[..., Any], opener)(**self.arguments)
 
 
-class StoreNotOpenError(MMLError):
-    """The actor was restarted since, or the store was closed."""
-
-
 class _Host:
     """The actor. It holds several stores at once, by name."""
 
@@ -69,11 +65,10 @@ class _Host:
         if name in self._stores:
             self._stores.pop(name).close()
 
-    def call(self, name: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call one method of a store."""
-        if name not in self._stores:
-            raise StoreNotOpenError(name)
-        return getattr(self._stores[name], method)(*args, **kwargs)
+    def call(self, store: HostedStore, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call one method of a store, which is opened where this actor was restarted since."""
+        self.open(store)
+        return getattr(self._stores[store.name], method)(*args, **kwargs)
 
 
 def start_host() -> Any:
@@ -100,7 +95,7 @@ class StoreClient:
 
     def __init__(self, handle: Any, store: HostedStore, *, in_worker: bool = False) -> None:
         #: called while the driver waits for an answer; raises if none can come any more
-        self.check: Callable[[], None] = _no_check
+        self.check: Callable[[], None] = lambda: None
         #: Ray's handle of the actor
         self.handle = handle
         self.store = store
@@ -118,25 +113,13 @@ class StoreClient:
         """Close the store in the actor."""
         self._request("close", self.store.name)
 
-    def _call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        while True:
-            try:
-                return self._request("call", self.store.name, method, args, kwargs)
-            except StoreNotOpenError:
-                self.open()
-
     def _call_later(self, method: str, *args: Any) -> Future[Any]:
         """The answer to a call that nobody waits for; ``None`` where none came, because the actor was coming back."""
         return _helpers().submit(self._call_once, method, args)
 
     def _call_once(self, method: str, args: Sequence[Any]) -> Any:
-        call = functools.partial(self.handle.call.remote, self.store.name, method, args, {})
         try:
-            try:
-                return ray.get(call())
-            except StoreNotOpenError:
-                ray.get(self.handle.open.remote(self.store))
-                return ray.get(call())
+            return ray.get(self.handle.call.remote(self.store, method, args, {}))
         except (ray_errors.RayError, MMLError):
             return None
 
@@ -151,7 +134,8 @@ class StoreClient:
                 raise cause from None
             except (ray_errors.ActorUnavailableError, ray_errors.ActorDiedError) as error:
                 self.check()
-                if time.monotonic() > deadline or _is_final(error):
+                is_final = any(reason in str(error) for reason in ("out of restarts", "was killed", "constructor"))
+                if is_final or time.monotonic() > deadline:
                     raise MMLError(f"The file manager of the run did not come back: {error}") from error
                 time.sleep(0.2)
 
@@ -171,14 +155,6 @@ def forward(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def call(self: StoreClient, *args: Any, **kwargs: Any) -> Any:
-        return self._call(method.__name__, args, kwargs)
+        return self._request("call", self.store, method.__name__, args, kwargs)
 
     return cast(Callable[P, R], call)
-
-
-def _no_check() -> None:
-    """Check nothing."""
-
-
-def _is_final(error: BaseException) -> bool:
-    return any(reason in str(error) for reason in ("out of restarts", "was killed", "constructor"))

@@ -37,10 +37,6 @@ class RunStoreClient(StoreClient, RunStoreProtocol):
         self._reported_for: tuple[Any, Any] | None = None
         self._answer = _GO_ON
 
-    def close(self) -> None:
-        """Close the store in the actor, and so release the run."""
-        StoreClient.close(self)
-
     def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> Mapping[str, bool]:
         """As in the protocol, without waiting: the answer may be that to the report before.
 
