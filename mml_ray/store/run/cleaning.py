@@ -35,7 +35,8 @@ class Cleaner:
 
     def __init__(self, paths: RunPaths, roots: Roots, state: RunState, append: Callable[[Sequence[Operation]], None]) -> None:
         self._paths, self._roots, self._state, self._append = paths, roots, state, append
-        self._released: dict[str, Identity] = {}
+        #: what was released, by former owners too, and is not known to be removed
+        self._released: dict[str, Identity] = dict(state.released)
 
     def release(self, stored: Iterable[str], why: str) -> None:
         """Release these stored paths and remove their files, and those that an earlier call could not remove.
@@ -63,11 +64,6 @@ class Cleaner:
         others = (folder for folder in run_folders(self._roots.project) if not folder.samefile(self._paths.run_dir))
         return any(holds(folder, file) for folder in others)
 
-    def finish_releases(self) -> None:
-        """Remove the files that former owners had released and not removed."""
-        self._released.update(self._state.released)
-        self._remove_released()
-
     def _remove_released(self) -> None:
         folders: dict[Path, None] = {}
         for path, identity in list(self._released.items()):
@@ -93,10 +89,7 @@ class Cleaner:
         places[self._paths.run_dir] = r"\..*\.tmp(\..*)?"
         places[self._paths.claims] = r"\..*\.tmp"
         for folder, pattern in places.items():
-            with contextlib.suppress(FileNotFoundError):
-                for name in atomic.fs.listdir(folder):
-                    if re.fullmatch(pattern, name) and os.stat(folder / name).st_mtime_ns <= claimed:
-                        atomic.fs.unlink(folder / name)
+            _unlink_matching(folder, re.compile(pattern).fullmatch, claimed)
         self._sweep_beside_artifacts(claimed)
 
     def _sweep_beside_artifacts(self, until: int | None = None) -> None:
@@ -133,13 +126,19 @@ def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
     for file in files:
         names.setdefault(file.parent, set()).add(file.name)
     for folder, known in names.items():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in atomic.fs.listdir(folder):
-                found = _TEMPORARY.fullmatch(name)
-                if found is None or f"{found[1]}{found[2] or ''}" not in known:
-                    continue
-                if until is None or os.stat(folder / name).st_mtime_ns <= until:
-                    atomic.fs.unlink(folder / name)
+
+        def is_temporary(name: str, known: set[str] = known) -> bool:
+            found = _TEMPORARY.fullmatch(name)
+            return found is not None and f"{found[1]}{found[2] or ''}" in known
+
+        _unlink_matching(folder, is_temporary, until)
+
+
+def _unlink_matching(folder: Path, matches: Callable[[str], object], until: int | None) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in atomic.fs.listdir(folder):
+            if matches(name) and (until is None or os.stat(folder / name).st_mtime_ns <= until):
+                atomic.fs.unlink(folder / name)
 
 
 def _unlink(path: Path, identity: Identity) -> bool:

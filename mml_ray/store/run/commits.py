@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,45 +32,34 @@ def place_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Decision:
-    """The answer to one outcome, and the fields of its ``committed`` operation (``None``: nothing to write)."""
-
-    command: str
-    status: Status
-    reason: str = ""
-    fields: dict[str, Any] | None = None
-
-    def answer(self) -> CommitAnswer:
-        """What the driver gets."""
-        return {"command": self.command, "status": self.status, "reason": self.reason}
-
-
-@dataclass
 class Decider:
-    """Decides the outcomes of one call; those it accepted count for the ones that follow."""
+    """Decides the outcomes of one call; those it accepted count for the ones that follow. ``accepted``: by command, the
+    fields of its ``committed`` operation.
+    """
 
     state: RunState
     roots: Roots
     files: Files
     at: float
+    accepted: dict[str, dict[str, Any]] = field(default_factory=dict)
     _keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    _commands: set[str] = field(default_factory=set)
 
-    def decide(self, outcome: Mapping[str, Any]) -> Decision:
-        """Decide one outcome. Never raises for its content; the decision says what is wrong with it."""
+    def decide(self, outcome: Mapping[str, Any]) -> CommitAnswer:
+        """Decide one outcome. Never raises for its content; the answer says what is wrong with it."""
         command = str(outcome.get("command"))
         try:
             attempt = self._current(command, outcome)
-            if attempt is None:
-                return Decision(command, "committed")
-            fields = self._fields(attempt, outcome)
-        except OutcomeRejected as answer:
-            return Decision(command, answer.status, answer.reason)
-        self._commands.add(command)
+            if attempt is not None:
+                self._accept(self._fields(attempt, outcome))
+        except OutcomeRejected as rejected:
+            return {"command": command, "status": rejected.status, "reason": rejected.reason}
+        return {"command": command, "status": "committed", "reason": ""}
+
+    def _accept(self, fields: dict[str, Any]) -> None:
+        self.accepted[fields["command"]] = fields
         for task, delta in fields["structs"].items():
             for key, path in delta["set_paths"].items():
-                self._keys[task, key] = (path, command)
-        return Decision(command, "committed", fields=fields)
+                self._keys[task, key] = (path, fields["command"])
 
     def _current(self, command: str, outcome: Mapping[str, Any]) -> Attempt | None:
         """The attempt, if it may commit; ``None`` if it has already."""
@@ -79,7 +68,7 @@ class Decider:
         commit = self.state.commits.get(command)
         if commit is not None and commit["attempt"] == number:
             return None
-        if commit is not None or command in self._commands:
+        if commit is not None or command in self.accepted:
             by = f"attempt {commit['attempt']}" if commit else "this call"
             raise OutcomeRejected("refused", f"{command} was already committed, by {by}")
         if latest is None:
@@ -157,8 +146,3 @@ class Decider:
             f"{command} and {other} both set the path '{key}' of task '{task}' (to {path} and {value}), and neither waits for the "
             "other. Use distinct keys, append to the models instead, or let one wait for the other (after=[...]).",
         )
-
-
-def finish_blockers(state: RunState) -> Sequence[str]:
-    """Commands of the plan that have not committed, in the order of the plan."""
-    return [key for key in state.commands if key not in state.commits]

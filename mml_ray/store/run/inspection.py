@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -112,11 +112,17 @@ def pending_updates(state: RunState) -> dict[str, list[dict[str, Any]]]:
     out.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for command, commit in state.commits.items():
-        for path, delta in commit["models_update"].items():
+    for command in state.commits:
+        for path, change in committed_updates(state, command):
             if path not in state.released:
-                found.setdefault(path, []).append(model_updates.entry(state.run, command, state.position(command), delta))
+                found.setdefault(path, []).append(change)
     return found
+
+
+def committed_updates(state: RunState, command: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The stored paths of the model storages that a committed command changed, each with its change."""
+    for path, delta in state.commits[command]["models_update"].items():
+        yield path, model_updates.entry(state.run, command, state.position(command), delta)
 
 
 @dataclass(frozen=True)

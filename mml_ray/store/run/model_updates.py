@@ -61,25 +61,21 @@ def write_updates(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
         FileNotFoundError: it does not exist.
     """
     with exclusive_lock(path.parent):
-        return _add(path, entries)
-
-
-def _add(path: Path, entries: Iterable[Mapping[str, Any]]) -> bool:
-    content = load(path)
-    present = content.get(UPDATES, [])
-    known = {(item["run"], item["command"]) for item in present}
-    missing = [dict(item) for item in entries if (item["run"], item["command"]) not in known]
-    if not missing:
-        return False
-    together = [*present, *missing]
-    runs = list(dict.fromkeys(item["run"] for item in together))
-    content[UPDATES] = sorted(together, key=lambda item: (runs.index(item["run"]), item["position"], item["command"]))
-    content.setdefault(COMMITTED, {name: content[name] for name in _CHANGED if name in content})
-    content["predictions"], content["metrics"] = apply_updates(content)
-    failpoint("update.before_write")
-    atomic.write_json(path, content)
-    failpoint("update.after_write")
-    return True
+        content = load(path)
+        present = content.get(UPDATES, [])
+        known = {(item["run"], item["command"]) for item in present}
+        missing = [dict(item) for item in entries if (item["run"], item["command"]) not in known]
+        if not missing:
+            return False
+        together = [*present, *missing]
+        runs = list(dict.fromkeys(item["run"] for item in together))
+        content[UPDATES] = sorted(together, key=lambda item: (runs.index(item["run"]), item["position"], item["command"]))
+        content.setdefault(COMMITTED, {name: content[name] for name in _CHANGED if name in content})
+        content["predictions"], content["metrics"] = apply_updates(content)
+        failpoint("update.before_write")
+        atomic.write_json(path, content)
+        failpoint("update.after_write")
+        return True
 
 
 @contextlib.contextmanager

@@ -12,24 +12,17 @@ from mml_ray.store.run.state import RunState
 _FIELDS = ("key", "name", "params", "needs", "barrier")
 
 
-def check_same_plan(state: RunState, plan: Mapping[str, Any]) -> None:
-    """Raise for a plan with another fingerprint.
+def check_plan(state: RunState, plan: Mapping[str, Any], *, extend: bool) -> None:
+    """Refuse a plan with another fingerprint than the run's; with ``extend``, only one that lacks a command which has committed.
 
     Raises:
-        PlanMismatchError: names the first difference.
+        PlanMismatchError: names the first difference, or the first missing command.
     """
-    raise PlanMismatchError(
-        f"This run has another plan. {first_difference(state.plan['commands'], plan['commands'])} "
-        "Continue it with the configuration it was started with, or start a new run."
-    )
-
-
-def check_extension(state: RunState, plan: Mapping[str, Any]) -> None:
-    """Check that ``plan`` may replace the run's plan: everything that has committed must stay in it.
-
-    Raises:
-        PlanMismatchError: names a committed command that is missing.
-    """
+    if not extend:
+        raise PlanMismatchError(
+            f"This run has another plan. {first_difference(state.plan['commands'], plan['commands'])} "
+            "Continue it with the configuration it was started with, or start a new run."
+        )
     keys = {entry["key"] for entry in plan["commands"]}
     lost = [key for key in state.commits if key not in keys]
     if lost:

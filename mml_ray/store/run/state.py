@@ -157,12 +157,10 @@ class RunState(State):
         for command in self.attempts if commands is None else commands:
             for attempt in self.attempts.get(command, ()):
                 if attempt.status == "failed":
-                    found += [item.path for item in attempt.reserved if self._is_garbage(attempt, item)]
+                    owner = (attempt.command, attempt.number)
+                    left = (item.path for item in attempt.reserved if not item.existed and self._holders.get(item.path) == owner)
+                    found += [path for path in left if path not in self.artifacts]
         return found
-
-    def _is_garbage(self, attempt: Attempt, item: Reservation) -> bool:
-        held = self._holders.get(item.path) == (attempt.command, attempt.number)
-        return held and not item.existed and item.path not in self.artifacts
 
     def uncommitted(self) -> Iterator[str]:
         """Stored paths that were reserved and neither committed nor released."""

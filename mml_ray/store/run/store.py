@@ -27,13 +27,12 @@ from mml_ray.store.files import LOCAL, Files
 from mml_ray.store.paths import Roots, RunPaths
 from mml_ray.store.run import model_updates, reserving
 from mml_ray.store.run.cleaning import UNCOMMITTED, Cleaner
-from mml_ray.store.run.commits import Decider, finish_blockers, place_of
-from mml_ray.store.run.inspection import RunInfo, find_runs, pending_updates, read_run, verify
+from mml_ray.store.run.commits import Decider, place_of
+from mml_ray.store.run.inspection import RunInfo, committed_updates, find_runs, pending_updates, read_run, verify
 from mml_ray.store.run.markers import withdraw
-from mml_ray.store.run.planning import check_extension, check_same_plan
-from mml_ray.store.run.protocol import CommitAnswer
+from mml_ray.store.run.planning import check_plan
+from mml_ray.store.run.protocol import CommandResult, CommitAnswer, EpochRow
 from mml_ray.store.run.state import FINISHED, Attempt, RunState
-from mml_ray.store.run.view import RunView
 
 log = logging.getLogger(__name__)
 STATUSES = (FINISHED, "failed", "interrupted")
@@ -42,18 +41,21 @@ _GATHER_EPOCHS = 1.0
 __all__ = ["RunInfo", "RunStore", "current_owner", "find_runs", "read_run", "verify"]
 
 
-class RunStore(RunView):
+class RunStore:
     """An opened run, built with :meth:`create` or :meth:`open`; its methods are described in
     :class:`~mml_ray.store.run.protocol.RunStoreProtocol`.
     """
 
     def __init__(self, paths: RunPaths, roots: Roots, *, lease: Lease, journal_: Journal, state: RunState, files: Files) -> None:
-        super().__init__(paths, roots, lease, state)
-        self._files = files
-        self._journal = journal_
+        self.paths, self.roots, self.state = paths, roots, state
+        self._lease, self._journal, self._files = lease, journal_, files
         self._cleaner = Cleaner(paths, roots, state, append=lambda operations: self._append(operations, durable=True))
         self._heartbeat: Heartbeat | None = None
         self._updates: dict[str, list[dict[str, Any]]] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._stop_requested = False
+        #: why this object can no longer write; empty: it can
+        self._closed = ""
         self._epochs: list[Operation] = []
         self._epochs_written = -math.inf
 
@@ -109,7 +111,6 @@ class RunStore(RunView):
             with self._storage_errors("clean up"):
                 failpoint("open.before_clean")
                 self._cleaner.sweep(self.token)
-                self._cleaner.finish_releases()
                 self._cleaner.release(self.state.garbage(), UNCOMMITTED)
                 failpoint("open.after_clean")
                 self._write_plan()
@@ -147,7 +148,7 @@ class RunStore(RunView):
         if self.state.plan:
             if self.state.plan["fingerprint"] == plan["fingerprint"]:
                 return
-            check_extension(self.state, plan) if extend else check_same_plan(self.state, plan)
+            check_plan(self.state, plan, extend=extend)
         self._append([("plan", {"plan": plan})], durable=True)
         failpoint("plan.after_append")
         with self._storage_errors("write the plan of"):
@@ -160,7 +161,8 @@ class RunStore(RunView):
         numbers: list[int] = []
         for request in requests:
             command = str(request["command"])
-            self._check_planned(command)
+            if command not in self.state.commands:
+                raise CommandError(f"'{command}' is not in the plan of run {self.paths.run_dir}; set_plan comes first.")
             count[command] += 1
             numbers.append(len(self.state.attempts.get(command, ())) + count[command])
             fields = {"node": "", "pid": 0, **request, "attempt": numbers[-1], "at": opening.now()}
@@ -194,27 +196,22 @@ class RunStore(RunView):
     def commit(self, outcomes: Sequence[Mapping[str, Any]]) -> list[CommitAnswer]:
         self._check_open()
         decider = Decider(self.state, self.roots, self._files, at=opening.now())
-        decisions = [decider.decide(outcome) for outcome in outcomes]
-        operations: list[Operation] = [("committed", item.fields) for item in decisions if item.fields is not None]
-        for outcome, item in zip(outcomes, decisions, strict=True):
-            if item.status == "conflict":
-                operations.append(_failure(item.command, outcome["attempt"], item.status, item.reason, place_of(outcome)))
+        answers = [decider.decide(outcome) for outcome in outcomes]
+        operations: list[Operation] = [("committed", fields) for fields in decider.accepted.values()]
+        for outcome, item in zip(outcomes, answers, strict=True):
+            if item["status"] == "conflict":
+                operations.append(_failure(item["command"], outcome["attempt"], "conflict", item["reason"], place_of(outcome)))
         if operations:
             failpoint("commit.before_append")
             self._append(operations, durable=True)
-            for item in decisions:
-                if item.fields is not None:
-                    self._after_commit(item.command, item.fields)
+            for command in decider.accepted:
+                self._progress.pop(command, None)
+                for path, change in committed_updates(self.state, command):
+                    self._updates.setdefault(path, []).append(change)
             failpoint("commit.after_append")
         self._write_updates()
         failpoint("commit.after_update")
-        return [item.answer() for item in decisions]
-
-    def _after_commit(self, command: str, fields: Mapping[str, Any]) -> None:
-        self._progress.pop(command, None)
-        for path, delta in fields["models_update"].items():
-            change = model_updates.entry(self.state.run, command, self.state.position(command), delta)
-            self._updates.setdefault(path, []).append(change)
+        return answers
 
     def fail(self, failures: Sequence[Mapping[str, Any]]) -> None:
         self._check_open()
@@ -232,9 +229,15 @@ class RunStore(RunView):
 
     def report(self, attempt: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, bool]:
         current = self.state.current(str(attempt["command"]))
-        if current is not None and current.number == attempt["attempt"] and progress.get("values"):
+        if current is None or current.number != attempt["attempt"]:
+            return {"stop": True}
+        if progress.get("values"):
             self._add_epoch(current, progress)  # also after the end of the attempt, which may overtake its last report
-        return super().report(attempt, progress)
+        if current.status != "running":
+            return {"stop": True}
+        shown = {name: value for name, value in progress.items() if name != "values"}
+        self._progress.setdefault(current.command, {}).update(shown)
+        return {"stop": self._stop_requested or bool(self._lease.lost)}
 
     def _add_epoch(self, attempt: Attempt, progress: Mapping[str, Any]) -> None:
         """Journal the values of an epoch, together with others of the same second. An error is left to the next operation, which
@@ -257,10 +260,10 @@ class RunStore(RunView):
             raise ValueError(f"The status of a run must be one of {', '.join(STATUSES)}, got '{status}'.")
         summary: dict[str, Any] = {"status": status, "removed": {}, "unused": []}
         if status == FINISHED:
-            open_ = finish_blockers(self.state)
-            if open_:
+            missing = [key for key in self.state.commands if key not in self.state.commits]
+            if missing:
                 raise CommandError(
-                    f"The run cannot be finished: {len(open_)} of its commands have not committed, the first is {open_[0]}."
+                    f"The run cannot be finished: {len(missing)} of its commands have not committed, the first is {missing[0]}."
                 )
             self._write_updates(required=True)
         with self._storage_errors("clean up"):
@@ -270,6 +273,68 @@ class RunStore(RunView):
         self._append([("run_finished", {"status": status, "at": opening.now(), **summary})], durable=True)
         failpoint("finish.after_append")
         return summary
+
+    # -- reading -----------------------------------------------------------------------------------------------------------
+    @property
+    def token(self) -> int:
+        """The token of this incarnation."""
+        return self._lease.token
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        return {key: dict(reported) for key, reported in self._progress.items()}
+
+    def request_stop(self) -> None:
+        self._stop_requested = True
+
+    def task_state(self, task: str) -> dict[str, Any]:
+        self._check_current()
+        return self.state.task_state(task)
+
+    def results(self, name: str) -> list[CommandResult]:
+        self._check_current()
+        commits = self.state.commits
+        return [
+            {"key": key, "params": entry["params"], "unit": self.state.unit_of(key), "result": commits[key]["result"]}
+            for key, entry in self.state.commands.items()
+            if entry["name"] == name and key in commits
+        ]
+
+    def result(self, key: str) -> Any:
+        self._check_current()
+        if key not in self.state.commits:
+            raise CommandError(f"{key} has not committed, so it has no result.")
+        return self.state.commits[key]["result"]
+
+    def committed(self) -> dict[str, dict[str, Any]]:
+        self._check_current()
+        return {key: dict(commit) for key, commit in self.state.commits.items()}
+
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        names = ("number", "status", "reason", "message", "node", "pid", "started", "ended")
+        return {
+            key: [{"unit": self.state.unit_of(key), **{name: getattr(item, name) for name in names}} for item in listed]
+            for key, listed in self.state.attempts.items()
+        }
+
+    def learning_curves(self) -> dict[str, list[EpochRow]]:
+        return {key: list(rows) for key, rows in self.state.curves.items()}
+
+    def summary(self) -> dict[str, Any]:
+        total = self.state.commands or self.state.commits
+        latest = Counter(listed[-1].status for key, listed in self.state.attempts.items() if key not in self.state.commits)
+        counts = {"total": len(total), "committed": sum(key in self.state.commits for key in total)}
+        counts |= {"running": latest["running"], "failed": latest["failed"]}
+        return {
+            "run": self.state.run,
+            "path": str(self.paths.run_dir),
+            "manifest": self.state.manifest,
+            "status": self.state.status,
+            "opened": self.state.opened,
+            "token": self.token,
+            "owner": dict(self._lease.owner),
+            "commands": counts,
+            "units": self.state.counts_by_unit(),
+        }
 
     # -- details -----------------------------------------------------------------------------------------------------------
     def _append(self, operations: Sequence[Operation], *, durable: bool) -> None:
@@ -281,9 +346,10 @@ class RunStore(RunView):
         if self._closed:
             raise MMLError(f"Run {self.paths.run_dir} can no longer be written by this process: it was {self._closed}.")
 
-    def _check_planned(self, command: str) -> None:
-        if command not in self.state.commands:
-            raise CommandError(f"'{command}' is not in the plan of run {self.paths.run_dir}; set_plan comes first.")
+    def _check_current(self) -> None:
+        """A store that was replaced by a later incarnation must not answer with what it knew."""
+        if not self._closed:
+            self._lease.check()
 
     def _running_attempt(self, attempt: Mapping[str, Any]) -> Attempt:
         command, number = str(attempt["command"]), attempt["attempt"]
