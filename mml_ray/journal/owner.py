@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
-import platform
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,13 +27,8 @@ log = logging.getLogger(__name__)
 @cache
 def _machine_id() -> str:
     """Where a process number is unique: one boot of one machine, and one process namespace of it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        import psutil  # no /proc: not Linux
-
-        return f"{platform.system()}/{int(psutil.boot_time())}"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
 def current_owner() -> dict[str, Any]:
@@ -48,26 +42,15 @@ def process_start(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return None if fields[0] in (b"Z", b"X") else f"ticks:{int(fields[19])}"
     except (FileNotFoundError, ProcessLookupError):
-        if os.path.isdir("/proc/self"):
-            return None
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else f"time:{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
         return None
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends (Linux). A worker or an actor whose raylet was killed must not live on,
-    since Ray starts another one elsewhere; on other systems it may, and is fenced.
+    """Let the kernel kill this process when its parent ends. A worker or an actor whose raylet was killed must not live on, since Ray
+    starts another one elsewhere.
     """
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,31 +59,20 @@ class RaySession:
     def _start_local(self, options: RayOptions) -> None:
         session_folders.remove_stale()
         self._folder = session_folders.create()
+        cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
+        ray_folder = str(session_folders.ray_folder(self._folder))
         try:
             with sigterm.held_back(), _on_loopback():
-                self._start_processes(options, self._folder)
+                self._reaper = Reaper(self._folder)
+                # Ray's processes inherit these; a token of the user's is for a cluster, and known to others who use it
+                with _variables(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=new_token(), **{MARK: str(self._folder)}):
+                    _read_authentication()
+                    context = _init(
+                        "local", num_cpus=cpus, num_gpus=options.num_gpus, include_dashboard=False, _temp_dir=ray_folder
+                    )
         except BaseException:
             self.close()
             raise
-
-    def _start_processes(self, options: RayOptions, folder: Path) -> None:
-        self._reaper = Reaper(folder) if sys.platform == "linux" else None
-        cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
-        mark = {MARK: str(folder)}
-        # Ray's processes inherit these; a token of the user's is for a cluster, and known to others who use it
-        with _variables(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=new_token(), **mark):
-            _read_authentication()
-            context = _init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=options.num_gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                _temp_dir=str(session_folders.ray_folder(folder)),
-                namespace="mml-ray",
-                runtime_env=_runtime_env(mark),
-            )
         self.address = str(context.address_info["gcs_address"])
 
     def _join(self, given: str) -> None:
@@ -96,9 +85,7 @@ class RaySession:
         try:
             address = _default_address() if given == "auto" else given
             with _prepared_to_join(address):
-                _init(
-                    address=address, log_to_driver=False, configure_logging=False, namespace="mml-ray", runtime_env=_runtime_env()
-                )
+                _init(address)
         except ConnectionError as error:
             raise MMLMisconfigurationException(
                 f"No Ray cluster answers at '{address}': {error}. Start one (ray start --head), or leave sys.address and RAY_ADDRESS empty "
@@ -170,13 +157,15 @@ def _read_authentication() -> None:
     ray._raylet.Config.initialize("")
 
 
-def _init(**options: Any) -> Any:
+def _init(address: str, **options: Any) -> Any:
     """``ray.init``. From here on SIGTERM acts as Ctrl-C does, until the run handles it: Ray would exit with a code of its own."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("MML_", "KAGGLE_"))}
+    options |= {"runtime_env": {"env_vars": {**variables, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}}}
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     original, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _: None
     try:
-        return ray.init(**options)
+        return ray.init(address=address, namespace="mml-ray", log_to_driver=False, configure_logging=False, **options)
     finally:
         ray._private.utils.set_sigterm_handler = original
 
@@ -279,8 +268,3 @@ def _on_loopback() -> Iterator[None]:
             yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _runtime_env(more: Mapping[str, str] | None = None) -> dict[str, Any]:
-    variables = {name: value for name, value in os.environ.items() if name.startswith(("MML_", "KAGGLE_"))}
-    return {"env_vars": {**variables, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", **(more or {})}}

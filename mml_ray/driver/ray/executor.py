@@ -59,18 +59,20 @@ class RayExecutor:
     @functools.cached_property
     def _remote(self) -> Any:
         """The remote function. Built at the first command, so that what the preparation of the run set on the workload travels along."""
-        bundle = (self._manager.arguments(), self._context, self._client, ray.cloudpickle.dumps(self._workload))
-        tag = f"{os.getpid()}-{id(self)}-{time.time_ns()}"
-        # no num_gpus in the decorator: Ray would then start a new process for each GPU task
-        return ray.remote(max_retries=0, retry_exceptions=False)(_attempts_of([ray.put(bundle)], tag))
+        content = (self._manager.arguments(), self._context, self._client, ray.cloudpickle.dumps(self._workload))
+        bundle, tag = [ray.put(content)], f"{os.getpid()}-{id(self)}-{time.time_ns()}"
 
-    def submit(self, spec: CommandSpec, attempt: int) -> None:
-        """Start one remote task for the attempt."""
-        self._submit(spec, attempt, pool=0)
+        # A worker loads the function once, along with the reference it holds; as an argument of each task the reference would cost a
+        # tenth of a no-op command. No num_gpus here: Ray would then start a new process for each GPU task.
+        @ray.remote(max_retries=0, retry_exceptions=False)
+        def attempt_of_run(spec: CommandSpec, number: int) -> Outcome | None:
+            return attempt_here(bundle, tag, spec, number)
 
-    def _submit(self, spec: CommandSpec, attempt: int, *, pool: int) -> None:
-        """Start it in the worker processes of ``pool``: commands with GPUs have processes of their own, and further ones where those are bound
-        to other GPUs.
+        return attempt_of_run
+
+    def submit(self, spec: CommandSpec, attempt: int, *, pool: int = 0) -> None:
+        """Start one remote task for the attempt, in the worker processes of ``pool``: commands with GPUs have processes of their own, and
+        further ones where those are bound to other GPUs.
         """
         ask = spec.resources
         options: dict[str, Any] = {"num_cpus": ask.num_cpus, "num_gpus": ask.num_gpus, "name": spec.key}
@@ -82,7 +84,8 @@ class RayExecutor:
             options["label_selector"] = dict(ask.label_selector)
         if ask.num_gpus or pool:
             options["runtime_env"] = {"env_vars": {_POOL: str(pool)}}
-        reference = self._remote.options(**options).remote(_without_edges(spec), attempt)
+        # workers do not use ``needs``, and each of n commands behind a barrier would carry n keys
+        reference = self._remote.options(**options).remote(replace(spec, needs=()), attempt)
         self._in_flight[reference] = (spec, attempt, pool)
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -107,7 +110,7 @@ class RayExecutor:
         try:
             outcome: Outcome | None = ray.get(reference)
             if outcome is None:
-                self._submit(spec, attempt, pool=pool + 1)
+                self.submit(spec, attempt, pool=pool + 1)
             return outcome
         except ray_errors.OutOfMemoryError as error:
             return self._lost(spec, attempt, "oom", oom_message(spec, error))
@@ -162,19 +165,3 @@ class RayExecutor:
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=True)
         self._in_flight.clear()
-
-
-def _without_edges(spec: CommandSpec) -> CommandSpec:
-    """A copy without ``needs``. Workers do not use them, and each of n commands behind a barrier would carry n keys."""
-    return replace(spec, needs=()) if spec.needs else spec
-
-
-def _attempts_of(bundle: list[Any], tag: str) -> Callable[[CommandSpec, int], Outcome | None]:
-    """The remote function of one run. A worker loads it once, along with the reference it holds; passing the reference as an argument of
-    each task would cost a tenth of a no-op command.
-    """
-
-    def attempt(spec: CommandSpec, number: int) -> Outcome | None:
-        return attempt_here(bundle, tag, spec, number, unpickle=ray.cloudpickle.loads)
-
-    return attempt

@@ -52,8 +52,9 @@ def remove_stale() -> None:
                 continue
             owner = _owner_of(folder)
             if owner is None:
-                if time.time() - found.st_mtime > _CREATION:
-                    _remove_if_empty(folder)
+                # nobody can tell whose it is, so only what a killed creation or removal leaves goes: an owner file that cannot be read
+                if time.time() - found.st_mtime > _CREATION and set(os.listdir(folder)) <= {_OWNER}:
+                    remove_folder(folder)
             elif owner["machine"] == current_owner()["machine"] and not _is_alive(owner):
                 remove_folder(folder)
 
@@ -71,9 +72,3 @@ def _owner_of(folder: Path) -> dict[str, Any] | None:
 def _is_alive(owner: dict[str, Any]) -> bool:
     started = process_start(owner["pid"])
     return started is not None and owner["start_time"] in (None, started)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Nobody can tell whose this folder is, so only what a killed creation or removal leaves goes: nothing but an owner file that cannot be read."""
-    if set(os.listdir(folder)) <= {_OWNER}:
-        remove_folder(folder)
