@@ -69,13 +69,19 @@ class Lease:
             if seen is not None and seen == self._seen:
                 return
             token, holder = current_holder(self._folder)
+            if token > self.token:
+                by = f" by {describe(holder)}" if holder else ""
+                self.lost = (
+                    f"{self._folder.path} was taken over{by}. This process (token {self.token}) can no longer write to it."
+                )
+                raise error(self.lost)
+            # the highest claim counts: lease.json may be missing, or an older claimer that woke up late has written it
+            is_ours = _read_lease(self._folder)[0] == self.token
+            if not is_ours:
+                self._write(self.owner)
+            self._seen = seen if is_ours else None
         except OSError as problem:
-            raise StorageFailure.of("read the lease of", self._folder.path, problem) from problem
-        if token > self.token:
-            by = f" by {describe(holder)}" if holder else ""
-            self.lost = f"{self._folder.path} was taken over{by}. This process (token {self.token}) can no longer write to it."
-            raise error(self.lost)
-        self._restore(seen)
+            raise StorageFailure.of("keep the lease of", self._folder.path, problem) from problem
 
     def release(self) -> None:
         """Release the lease, unless another process has taken it over."""
@@ -90,35 +96,20 @@ class Lease:
         _, holder = current_holder(self._folder)
         return holder is not None and same_process(holder, self.owner)
 
-    def _restore(self, seen: tuple[int, int, int] | None) -> None:
-        """Write lease.json again where it is missing, or an older claimer that woke up late wrote it: the highest claim counts."""
-        try:
-            token, _ = _read_lease(self._folder)
-            if token != self.token:
-                self._write(self.owner)
-            self._seen = seen if token == self.token else None
-        except OSError as error:
-            raise StorageFailure.of("write the lease of", self._folder.path, error) from error
-
     def _write(self, owner: Mapping[str, Any] | None, token: int | None = None) -> None:
         atomic.write_json(self._folder.lease, {"token": token or self.token, "owner": owner})
 
 
 def current_holder(folder: JournalFolder) -> tuple[int, dict[str, Any] | None]:
     """The highest token ever claimed, and its holder (``None``: released, or nobody yet)."""
-    claimed = _highest_claim(folder)
+    try:
+        claimed = max((int(name) for name in atomic.fs.listdir(folder.claims) if name.isdigit()), default=0)
+    except FileNotFoundError:
+        claimed = 0
     token, holder = _read_lease(folder)
     if claimed <= token:
         return token, holder
     return claimed, _read_claim(folder, claimed)
-
-
-def _highest_claim(folder: JournalFolder) -> int:
-    try:
-        names = atomic.fs.listdir(folder.claims)
-    except FileNotFoundError:
-        return 0
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _read_lease(folder: JournalFolder) -> tuple[int, dict[str, Any] | None]:

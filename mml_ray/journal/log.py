@@ -117,11 +117,8 @@ def parse(path: Path, data: bytes) -> Content:
 
 
 def _check_format(path: Path, line: bytes, operation: dict[str, Any] | None) -> None:
-    try:
-        loose = operation or orjson.loads(line)
-        version = loose.get("version") if isinstance(loose, dict) else None
-    except ValueError:
-        version = None
+    loose = operation or _parsed(line)
+    version = loose.get("version") if isinstance(loose, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise JournalError(
             f"{path} was written by a newer mml-ray (journal format {version}; this one reads up to {FORMAT}). Update mml-ray to "
@@ -133,7 +130,7 @@ def _check_torn(path: Path, lines: Sequence[bytes], seq: int) -> None:
     """Raise unless a crash can have left the line ``seq`` (from 1) like this."""
     line, later = lines[seq - 1], [found for text in lines[seq:] if (found := decode(text)) is not None]
     hole = b"\0" in line and all(found.get("synced", 0) < seq for found in later)
-    torn_end = not lines[seq:] and not _is_json(line)
+    torn_end = not lines[seq:] and _parsed(line) is None
     if not hole and not torn_end:
         why = "a crash can only damage the end of the file" if lines[seq:] else "a crash does not cause this"
         raise JournalError(
@@ -142,12 +139,12 @@ def _check_torn(path: Path, lines: Sequence[bytes], seq: int) -> None:
         )
 
 
-def _is_json(line: bytes) -> bool:
+def _parsed(line: bytes) -> Any:
+    """The JSON of a line whatever its checksum; ``None`` if it is not JSON."""
     try:
-        orjson.loads(line)
+        return orjson.loads(line)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 class Journal:
@@ -221,20 +218,17 @@ class Journal:
             raise StorageFailure.of("write", self.path, error) from error
         if durable:
             self._guard()
-        self._advance(data, len(added), durable)
+        self._needs_repair = False
+        self.seq += len(added)
+        self._tail += data
+        if durable:
+            self._durable_size += len(self._tail)
+            self._durable_seq, self._tail = self.seq, b""
         return added
 
     def close(self) -> None:
         """Close the file. Lines that are not durable stay so."""
         atomic.fs.close(self._descriptor)
-
-    def _advance(self, data: bytes, lines: int, durable: bool) -> None:
-        self._needs_repair = False
-        self.seq += lines
-        self._tail += data
-        if durable:
-            self._durable_size += len(self._tail)
-            self._durable_seq, self._tail = self.seq, b""
 
     def _repair(self) -> None:
         """After a failed append: cut the file to its durable part, and write again what counts without being durable."""

@@ -6,7 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from mml_ray import atomic
 from mml_ray.errors import FencedError, JournalError, RunLockedError, StorageError, StorageFailure
@@ -21,17 +21,12 @@ from mml_ray.journal.replay import State
 S = TypeVar("S", bound=State)
 
 
-class Roots(Protocol):
-    """The folders that paths in a journal are relative to."""
-
-    def to_journal(self) -> dict[str, str]:
-        """By name, in the form in which the journal keeps them: relative to its own folder where both may be moved together."""
-
-
 def create(
-    folder: JournalFolder, state: type[S], *, roots: Roots, owner: Mapping[str, Any], manifest: Mapping[str, Any]
+    folder: JournalFolder, state: type[S], *, roots: Mapping[str, str], owner: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> tuple[Lease, Journal, S]:
     """Start a new journal. It appears whole, with its first line, or not at all.
+
+    ``roots``: by name, the folders that its paths are relative to; themselves relative to ``folder`` where both may be moved together.
 
     Raises:
         RunLockedError: another live process is creating it.
@@ -55,12 +50,12 @@ def create(
 
 
 def reopen(
-    folder: JournalFolder, state: type[S], *, roots: Roots, owner: Mapping[str, Any], adopt: bool, timeout: float
+    folder: JournalFolder, state: type[S], *, roots: Mapping[str, str], owner: Mapping[str, Any], adopt: bool, timeout: float
 ) -> tuple[Lease, Journal, S]:
     """Take over an existing journal; one that is damaged is found before anything is written.
 
-    ``adopt``: go on for ``owner``, which holds the lease (a restarted actor). ``timeout``: seconds to wait for the heartbeat of an
-    owner on another machine.
+    ``roots`` as for :func:`create`. ``adopt``: go on for ``owner``, which holds the lease (a restarted actor). ``timeout``: seconds to
+    wait for the heartbeat of an owner on another machine.
 
     Raises:
         RunLockedError: a live owner holds it; names host, process and since when.
@@ -91,12 +86,12 @@ def now() -> float:
     return round(time.time(), 3)
 
 
-def _opening(lease: Lease, roots: Roots, *, adopted: bool) -> dict[str, Any]:
+def _opening(lease: Lease, roots: Mapping[str, str], *, adopted: bool) -> dict[str, Any]:
     return {
         "version": log.FORMAT,
         "token": lease.token,
         "owner": lease.owner,
-        "roots": roots.to_journal(),
+        "roots": dict(roots),
         "at": now(),
         "adopted": adopted,
     }

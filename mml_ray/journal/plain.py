@@ -23,7 +23,10 @@ def to_plain(value: Any, where: str = "value") -> Any:
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, int):
-        return _integer(int(value), where)
+        whole = int(value)
+        if not -(2**63) <= whole < 2**64:
+            raise MMLMisconfigurationException(f"{where} holds {whole}, which does not fit into 64 bits. Pass it as text.")
+        return whole
     if isinstance(value, float):
         number = float(value)
         return number if math.isfinite(number) else {_MARK: repr(number)}
@@ -60,12 +63,6 @@ def _text(value: str, where: str) -> str:
     except UnicodeEncodeError:
         raise MMLMisconfigurationException(f"{where} holds a text that is not valid Unicode: {text!r}.") from None
     return text
-
-
-def _integer(value: int, where: str) -> int:
-    if not -(2**63) <= value < 2**64:
-        raise MMLMisconfigurationException(f"{where} holds {value}, which does not fit into 64 bits. Pass it as text.")
-    return value
 
 
 def _key(key: Any, where: str) -> str:

@@ -155,23 +155,11 @@ def run_folders(project_dir: Path | str) -> list[Path]:
 
 
 def _run_info(run_dir: Path) -> RunInfo:
-    try:
-        state = read_run(run_dir)
-    except (JournalError, StorageError) as error:
-        return RunInfo(run_dir, opened=_first_opened(run_dir), broken=str(error))
-    return RunInfo(run_dir, state.opened, mode=str(state.manifest.get("mode", "")), finished=state.finished)
-
-
-def _first_opened(run_dir: Path) -> float:
-    """When a run with a damaged journal was opened: by its first line, else by its configuration, written just after it; else
-    (it never began) 0.
-    """
-    paths = RunPaths(run_dir)
-    try:
-        with paths.journal.open("rb") as file:
-            return float(json.loads(file.readline())["at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        try:
-            return paths.config.stat().st_mtime
-        except OSError:
-            return 0.0
+    state, damage = salvage(run_dir)
+    if not damage:
+        return RunInfo(run_dir, state.opened, mode=str(state.manifest.get("mode", "")), finished=state.finished)
+    try:  # the configuration is written just after the first line; there is none of a run that never began
+        opened = state.opened or RunPaths(run_dir).config.stat().st_mtime
+    except OSError:
+        opened = 0.0
+    return RunInfo(run_dir, opened, broken=damage)

@@ -75,7 +75,9 @@ class RunStore:
         its heartbeat; ``files``: where artifacts lie. Errors as :func:`mml_ray.journal.opening.create`.
         """
         paths, known = RunPaths(run_dir), Roots.of(roots, run_dir)
-        lease, writer, state = opening.create(paths, RunState, roots=known, owner=owner or current_owner(), manifest=manifest)
+        lease, writer, state = opening.create(
+            paths, RunState, roots=known.to_journal(), owner=owner or current_owner(), manifest=manifest
+        )
         return cls(paths, known, lease=lease, journal_=writer, state=state, files=files)._prepare(heartbeat)
 
     @classmethod
@@ -98,7 +100,7 @@ class RunStore:
         """
         paths, known = RunPaths(run_dir), Roots.of(roots, run_dir)
         lease, writer, state = opening.reopen(
-            paths, RunState, roots=known, owner=owner or current_owner(), adopt=adopt, timeout=timeout
+            paths, RunState, roots=known.to_journal(), owner=owner or current_owner(), adopt=adopt, timeout=timeout
         )
         return cls(paths, known, lease=lease, journal_=writer, state=state, files=files)._prepare(heartbeat)
 
