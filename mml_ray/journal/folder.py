@@ -30,9 +30,7 @@ class JournalFolder:
 
 def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
     """Create ``path`` with ``data``, whole, unless it exists; returns whether this call created it."""
-    with atomic.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
-        atomic.write_all(descriptor, data)
-        atomic.fs.fsync(descriptor)
+    _write_durably(temporary, data, os.O_TRUNC)
     try:
         failpoint("marker.before_link")
         atomic.fs.link(temporary, path)
@@ -46,18 +44,16 @@ def create_exclusively(path: Path, data: bytes, *, temporary: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _create_without_links(path, data)
+        with contextlib.suppress(FileExistsError):  # without hard links, a kill between the two steps leaves an empty file
+            _write_durably(path, data, os.O_EXCL)
+            return True
+        return False
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
-def _create_without_links(path: Path, data: bytes) -> bool:
-    """For file systems without hard links; a kill between the two steps leaves an empty file."""
-    try:
-        with atomic.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            atomic.write_all(descriptor, data)
-            atomic.fs.fsync(descriptor)
-    except FileExistsError:
-        return False
-    return True
+def _write_durably(path: Path, data: bytes, flag: int) -> None:
+    with atomic.opened(path, os.O_WRONLY | os.O_CREAT | flag) as descriptor:
+        atomic.write_all(descriptor, data)
+        atomic.fs.fsync(descriptor)

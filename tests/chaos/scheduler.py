@@ -101,7 +101,7 @@ class ChaosScheduler(AbstractBaseScheduler):
         weights = self.fm.construct_saving_path(value, "weights", task_name=TASK)
         atomic.write_text(weights, value)
         model = ModelStorage(parameters=weights, task=TASK, fold=index, performance=1.0, created="2024-01-01T00:00:00")
-        model.store(struct)
+        model.store(struct, manager=self.fm)
         struct.models.append(model)
 
     def apply(self, index: int) -> int:

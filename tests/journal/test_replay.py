@@ -34,15 +34,11 @@ class StudyState(State):
         self.told.append(op["value"])
 
 
-class Here:
-    """Roots of no concern."""
-
-    def to_journal(self) -> dict[str, str]:
-        return {"results": "../.."}
+ROOTS = {"results": "../.."}
 
 
 def reopen(folder: JournalFolder, owner: dict[str, Any], *, adopt: bool = False) -> StudyState:
-    lease, writer, state = opening.reopen(folder, StudyState, roots=Here(), owner=owner, adopt=adopt, timeout=0.1)
+    lease, writer, state = opening.reopen(folder, StudyState, roots=ROOTS, owner=owner, adopt=adopt, timeout=0.1)
     writer.close()
     lease.release()
     return state
@@ -50,7 +46,7 @@ def reopen(folder: JournalFolder, owner: dict[str, Any], *, adopt: bool = False)
 
 def test_a_study_has_a_journal_of_its_own(tmp_path: Path) -> None:
     folder = JournalFolder(tmp_path / "study")
-    lease, writer, state = opening.create(folder, StudyState, roots=Here(), owner=dead_owner(1), manifest={"name": "s"})
+    lease, writer, state = opening.create(folder, StudyState, roots=ROOTS, owner=dead_owner(1), manifest={"name": "s"})
     assert state.id and state.manifest == {"name": "s"} and state.roots == {"results": "../.."} and state.status == "open"
     state.apply(*writer.append([("told", {"value": 0.5}), ("study_finished", {"status": "finished", "at": 1.0})], durable=True))
     assert (state.told, state.status) == ([0.5], "finished")
@@ -67,9 +63,9 @@ def test_a_study_has_a_journal_of_its_own(tmp_path: Path) -> None:
 
 def test_there_is_one_journal_in_a_folder_and_one_owner(tmp_path: Path) -> None:
     folder = JournalFolder(tmp_path)
-    _, writer, _ = opening.create(folder, StudyState, roots=Here(), owner=current_owner(), manifest={})
+    _, writer, _ = opening.create(folder, StudyState, roots=ROOTS, owner=current_owner(), manifest={})
     with pytest.raises(StorageError, match="already holds a study"):
-        opening.create(folder, StudyState, roots=Here(), owner=current_owner(), manifest={})
+        opening.create(folder, StudyState, roots=ROOTS, owner=current_owner(), manifest={})
     with pytest.raises(RunLockedError, match="which is alive"):
         reopen(folder, dead_owner(1))
     writer.close()
@@ -77,7 +73,7 @@ def test_there_is_one_journal_in_a_folder_and_one_owner(tmp_path: Path) -> None:
 
 def test_the_journal_of_a_study_is_not_that_of_a_run(tmp_path: Path) -> None:
     folder = JournalFolder(tmp_path)
-    lease, writer, _ = opening.create(folder, StudyState, roots=Here(), owner=dead_owner(1), manifest={})
+    lease, writer, _ = opening.create(folder, StudyState, roots=ROOTS, owner=dead_owner(1), manifest={})
     writer.close()
     with pytest.raises(JournalError, match="'study_opened', which this version of mml-ray does not know"):
         read_run(tmp_path)
@@ -85,7 +81,7 @@ def test_the_journal_of_a_study_is_not_that_of_a_run(tmp_path: Path) -> None:
 
 def test_only_the_owner_itself_adopts(tmp_path: Path) -> None:
     folder = JournalFolder(tmp_path)
-    lease, writer, _ = opening.create(folder, StudyState, roots=Here(), owner=dead_owner(1), manifest={})
+    lease, writer, _ = opening.create(folder, StudyState, roots=ROOTS, owner=dead_owner(1), manifest={})
     writer.close()
     with pytest.raises(RunLockedError, match="belongs to process"):
         reopen(folder, dead_owner(2), adopt=True)

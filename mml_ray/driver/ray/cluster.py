@@ -121,7 +121,9 @@ class RaySession:
             atexit.register(_exit_without_ray)
         else:
             with contextlib.suppress(Exception):
-                _kill_at_shutdown()
+                node = ray._private.worker._global_node
+                if node is not None:  # Ray would first send its processes SIGTERM, which they hold back, and wait
+                    node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
                 ray.shutdown()
         if self._reaper is not None:
             self._reaper.close()
@@ -168,13 +170,6 @@ def _init(address: str, **options: Any) -> Any:
         return ray.init(address=address, namespace="mml-ray", log_to_driver=False, configure_logging=False, **options)
     finally:
         ray._private.utils.set_sigterm_handler = original
-
-
-def _kill_at_shutdown() -> None:
-    """Let Ray kill its processes at its shutdown. It would first send each of them SIGTERM, which they hold back, and wait."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        node.kill_all_processes = lambda **_: type(node).kill_all_processes(node, check_alive=False)
 
 
 def _exit_without_ray() -> None:

@@ -55,8 +55,10 @@ def remove_stale() -> None:
                 # nobody can tell whose it is, so only what a killed creation or removal leaves goes: an owner file that cannot be read
                 if time.time() - found.st_mtime > _CREATION and set(os.listdir(folder)) <= {_OWNER}:
                     remove_folder(folder)
-            elif owner["machine"] == current_owner()["machine"] and not _is_alive(owner):
-                remove_folder(folder)
+            elif owner["machine"] == current_owner()["machine"]:
+                started = process_start(owner["pid"])
+                if started is None or owner["start_time"] not in (None, started):
+                    remove_folder(folder)
 
 
 def _owner_of(folder: Path) -> dict[str, Any] | None:
@@ -67,8 +69,3 @@ def _owner_of(folder: Path) -> dict[str, Any] | None:
         return {"machine": owner["machine"], "pid": int(owner["pid"]), "start_time": owner["start_time"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _is_alive(owner: dict[str, Any]) -> bool:
-    started = process_start(owner["pid"])
-    return started is not None and owner["start_time"] in (None, started)

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,19 @@ class Cleaner:
         places[self._paths.run_dir] = r"\..*\.tmp(\..*)?"
         places[self._paths.claims] = r"\..*\.tmp"
         for folder, pattern in places.items():
-            _unlink_matching(folder, re.compile(pattern).fullmatch, claimed)
+            with contextlib.suppress(FileNotFoundError):
+                _unlink_matching(folder, re.compile(pattern).fullmatch, claimed)
         self._sweep_beside_artifacts(claimed)
 
     def _sweep_beside_artifacts(self, until: int | None = None) -> None:
         """Remove the temporary files of killed attempts beside the artifacts that others have committed since. Another run may be
         changing a model storage, so their folders are locked meanwhile.
         """
-        files: dict[bool, list[Path]] = {True: [], False: []}
+        models, others = [], []
         for path, item in self._state.artifacts.items():
-            files[item["key"] == _MODELS].append(self._roots.absolute(path))
-        _sweep_beside(files[False], until)
-        for folder in {file.parent for file in files[True] if file.parent.is_dir()}:
-            with model_updates.exclusive_lock(folder):
-                _sweep_beside((file for file in files[True] if file.parent == folder), until)
+            (models if item["key"] == _MODELS else others).append(self._roots.absolute(path))
+        _sweep_beside(others, until)
+        _sweep_beside(models, until, lock=model_updates.exclusive_lock)
 
     def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:
         """Remove the artifacts of the enabled keys, TEMP and CHECKPOINTS at the end of a run; returns what was removed."""
@@ -120,7 +120,12 @@ class Cleaner:
         return {"removed": dict(Counter(artifacts.values())), "unused": sorted(wanted - set(artifacts.values()))}
 
 
-def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
+def _sweep_beside(
+    files: Iterable[Path],
+    until: int | None = None,
+    *,
+    lock: Callable[[Path], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> None:
     """Remove the temporary files that unfinished writes of these files left; ``until``: only those not younger (``st_mtime_ns``)."""
     names: dict[Path, set[str]] = {}
     for file in files:
@@ -131,14 +136,14 @@ def _sweep_beside(files: Iterable[Path], until: int | None = None) -> None:
             found = _TEMPORARY.fullmatch(name)
             return found is not None and f"{found[1]}{found[2] or ''}" in known
 
-        _unlink_matching(folder, is_temporary, until)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), lock(folder):
+            _unlink_matching(folder, is_temporary, until)
 
 
 def _unlink_matching(folder: Path, matches: Callable[[str], object], until: int | None) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in atomic.fs.listdir(folder):
-            if matches(name) and (until is None or os.stat(folder / name).st_mtime_ns <= until):
-                atomic.fs.unlink(folder / name)
+    for name in atomic.fs.listdir(folder):
+        if matches(name) and (until is None or os.stat(folder / name).st_mtime_ns <= until):
+            atomic.fs.unlink(folder / name)
 
 
 def _unlink(path: Path, identity: Identity) -> bool:

@@ -17,11 +17,6 @@ _FIELD = b'{"mml_ray_reserved":'
 _LIMIT = 4096
 
 
-def marker(run: str, command: str, attempt: int) -> bytes:
-    """The content of a reserved file before its artifact is written: the run, command and attempt that reserved it."""
-    return orjson.dumps({"mml_ray_reserved": {"run": run, "command": command, "attempt": attempt}})
-
-
 def read_marker(path: Path, files: Files = LOCAL) -> dict[str, Any] | None:
     """The marker in ``path``; ``None`` if the file is missing or holds something else."""
     try:
@@ -44,7 +39,7 @@ def occupy(path: Path, run: str, command: str, attempt: int) -> Literal["created
 
     The caller makes sure that no running attempt of this run holds ``path``.
     """
-    data = marker(run, command, attempt)
+    data = orjson.dumps({"mml_ray_reserved": {"run": run, "command": command, "attempt": attempt}})
     temporary = path.with_name(f".{path.name}.{run[:12]}.tmp")
     failpoint("reserve.before_create")
     if create_exclusively(path, data, temporary=temporary):

@@ -69,7 +69,7 @@ class RunState(State):
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.released: dict[str, Identity] = {}
         self.curves: dict[str, list[EpochRow]] = {}
-        self._holders: dict[str, tuple[str, int]] = {}
+        self._holders: dict[str, Attempt] = {}
         self._paths: dict[str, dict[str, tuple[str, str]]] = {}
         self._models: dict[str, list[tuple[str, int, str]]] = {}
 
@@ -88,11 +88,6 @@ class RunState(State):
         """The latest attempt of a command."""
         listed = self.attempts.get(command)
         return listed[-1] if listed else None
-
-    def attempt(self, command: str, number: int) -> Attempt | None:
-        """One attempt."""
-        listed = self.attempts.get(command, [])
-        return listed[number - 1] if 1 <= number <= len(listed) else None
 
     def running(self) -> Iterator[Attempt]:
         """All attempts that may still commit."""
@@ -157,25 +152,20 @@ class RunState(State):
         for command in self.attempts if commands is None else commands:
             for attempt in self.attempts.get(command, ()):
                 if attempt.status == "failed":
-                    owner = (attempt.command, attempt.number)
-                    left = (item.path for item in attempt.reserved if not item.existed and self._holders.get(item.path) == owner)
-                    found += [path for path in left if path not in self.artifacts]
+                    left = (item.path for item in attempt.reserved if not item.existed)
+                    found += [path for path in left if self._holders.get(path) is attempt and path not in self.artifacts]
         return found
 
     def uncommitted(self) -> Iterator[str]:
         """Stored paths that were reserved and neither committed nor released."""
-        for path, (command, number) in self._holders.items():
-            attempt = self.attempt(command, number)
-            if path not in self.artifacts and attempt is not None and attempt.status != "committed":
+        for path, attempt in self._holders.items():
+            if path not in self.artifacts and attempt.status != "committed":
                 yield path
 
     def is_held(self, path: str) -> bool:
         """Whether a running attempt may write this path, or it is committed."""
-        if path in self.artifacts:
-            return True
         holder = self._holders.get(path)
-        found = self.attempt(*holder) if holder else None
-        return found is not None and found.status == "running"
+        return path in self.artifacts or (holder is not None and holder.status == "running")
 
     # -- operations --------------------------------------------------------------------------------------------------------
     def _on_opened(self, op: Mapping[str, Any]) -> None:
@@ -201,7 +191,7 @@ class RunState(State):
     def _on_path_reserved(self, op: Mapping[str, Any]) -> None:
         attempt = self.attempts[op["command"]][op["attempt"] - 1]
         attempt.reserved.append(Reservation(op["path"], op["key"], op["series"], op["existed"]))
-        self._holders[op["path"]] = (op["command"], op["attempt"])
+        self._holders[op["path"]] = attempt
         self.released.pop(op["path"], None)
 
     def _on_paths_released(self, op: Mapping[str, Any]) -> None:

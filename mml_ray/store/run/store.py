@@ -179,7 +179,11 @@ class RunStore:
 
     def reserve(self, attempt: Mapping[str, Any], *, assignment: Mapping[str, Any], task: str | None, file: str | None) -> str:
         self._check_open()
-        current = self._running_attempt(attempt)
+        command, number = str(attempt["command"]), attempt["attempt"]
+        current = self.state.current(command)
+        if current is None or current.number != number or current.status != "running":
+            why = "was never started" if current is None else f"is not the current one: {current.number} is {current.status}"
+            raise FencedError(f"Attempt {number} of {command} {why}. Nothing it still writes counts.")
         known: int | None = attempt.get("reserved")
         if known is not None and known < len(current.reserved):
             return current.reserved[known].path
@@ -190,7 +194,7 @@ class RunStore:
         try:
             self._append(operations, durable=True)
         except FencedError:  # the marker is in no journal, so no later owner would remove it
-            withdraw(self.roots.absolute(path), self.state.run, current.command, current.number)
+            withdraw(self.roots.absolute(path), self.state.run, command, number)
             raise
         failpoint("reserve.after_append")
         return path
@@ -353,24 +357,14 @@ class RunStore:
         if not self._closed:
             self._lease.check()
 
-    def _running_attempt(self, attempt: Mapping[str, Any]) -> Attempt:
-        command, number = str(attempt["command"]), attempt["attempt"]
-        current = self.state.current(command)
-        if current is None or current.number != number or current.status != "running":
-            why = "was never started" if current is None else f"is not the current one: {current.number} is {current.status}"
-            raise FencedError(f"Attempt {number} of {command} {why}. Nothing it still writes counts.")
-        return current
-
     def _write_plan(self) -> None:
         """plan.json is what the journal says; a kill may have come between the two."""
         if not self.state.plan:
             return
         data = (json.dumps(self.state.plan) + "\n").encode()
-        try:
+        with contextlib.suppress(FileNotFoundError):
             if atomic.read_bytes(self.paths.plan) == data:
                 return
-        except FileNotFoundError:
-            pass
         atomic.write_bytes(self.paths.plan, data)
         failpoint("plan.after_write")
 
