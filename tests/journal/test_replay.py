@@ -134,7 +134,7 @@ def test_a_run_of_version_1_is_opened_for_writing_with_nothing_lost(source: Path
     before, running = read_run(world.run_dir), {item.command for item in read_run(world.run_dir).running()}
     store = world.open(owner=dead_owner(1))
     assert repr(store.state.commits) == repr(before.commits) and store.state.plan == before.plan
-    assert {key for key, tries in store.attempts().items() if tries[-1]["reason"] == "lost"} >= running
-    assert {item["unit"] for item in store.results("train_fold")} <= {""} and store.learning_curves() == {}
+    assert {key for key, tries in store.state.attempts.items() if tries[-1].reason == "lost"} >= running
+    assert {item["unit"] for item in store.results("train_fold")} <= {""} and store.state.curves == {}
     after = RunState.replay(log.read(world.run_dir / "journal.jsonl").operations)
     assert (after.id, after.manifest, repr(after.commits)) == (before.id, before.manifest, repr(before.commits))

@@ -82,7 +82,7 @@ def test_a_failure_reported_late_changes_nothing(world: World) -> None:
     attempt = start(store, "c0")
     store.commit([outcome(attempt)])
     store.fail([{**attempt, "reason": "lost", "message": ""}])
-    assert [item["status"] for item in store.attempts()["c0"]] == ["committed"]
+    assert [item.status for item in store.state.attempts["c0"]] == ["committed"]
 
 
 def test_where_an_attempt_ended_is_known_also_of_one_that_was_killed(world: World) -> None:
@@ -210,7 +210,7 @@ def test_two_commands_side_by_side_that_set_one_key(world: World, together: bool
     assert status(answers) == ["committed", "conflict"]
     assert all(word in answers[1]["reason"] for word in ("c1", "c2", "'foo'", "'t'", "append"))
     assert store.task_state("t")["paths"] == {"foo": "results:proj/1"}
-    assert store.attempts()["c2"][0]["reason"] == "conflict"
+    assert store.state.attempts["c2"][0].reason == "conflict"
     assert status(store.commit([outcomes[1]])) == ["refused"]
     retry = start(store, "c2")
     assert status(store.commit([outcome(retry, structs=sets("results:proj/2", "bar"))])) == ["committed"]
@@ -577,22 +577,26 @@ def test_progress_and_requests_to_stop(world: World) -> None:
     assert store.progress() == {}
 
 
-def test_a_summary(world: World) -> None:
+def test_what_is_read_of_a_run_that_is_under_way(world: World) -> None:
     store = world.planned(4)
     done(store, "c0")
     start(store, "c1")
     store.fail([{**start(store, "c2"), "reason": "failed", "message": "boom"}])
-    summary = store.summary()
-    assert summary["commands"] == {"total": 4, "committed": 1, "running": 1, "failed": 1}
-    assert summary["status"] == "open" and summary["token"] == 1 and summary["manifest"] == {"mode": "test"}
-    [attempt] = store.attempts()["c2"]
-    assert (attempt["reason"], attempt["message"], attempt["status"]) == ("failed", "boom", "failed")
+    for state in (store.state, read_run(world.run_dir)):
+        assert {key: tries[-1].status for key, tries in state.attempts.items()} == {
+            "c0": "committed",
+            "c1": "running",
+            "c2": "failed",
+        }
+        assert state.status == "open" and state.token == store.token == 1 and state.manifest == {"mode": "test"}
+        [attempt] = state.attempts["c2"]
+        assert (attempt.reason, attempt.message, attempt.status) == ("failed", "boom", "failed")
 
 
 def test_a_store_on_the_run_of_a_dead_driver_knows_what_was_lost(world: World) -> None:
     old = world.planned(2, owner=dead_owner(1))
     start(old, "c0")
     store = world.open()
-    [attempt] = store.attempts()["c0"]
-    assert (attempt["status"], attempt["reason"]) == ("failed", "lost")
+    [attempt] = store.state.attempts["c0"]
+    assert (attempt.status, attempt.reason) == ("failed", "lost")
     assert start(store, "c0")["attempt"] == 2

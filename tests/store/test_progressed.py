@@ -38,8 +38,8 @@ def test_values_are_in_the_journal_and_read_again(world: World) -> None:
     report(store, second, 1, loss=math.nan)
     report(store, first, 2, loss=0.25, note="not a number")
     store.commit([outcome(first), outcome(second)])
-    assert rows(store.learning_curves()) == [(1, 1, 0.5), (1, 2, 0.25)]
-    assert "note" not in store.learning_curves()["c0"][1]["values"]
+    assert rows(store.state.curves) == [(1, 1, 0.5), (1, 2, 0.25)]
+    assert "note" not in store.state.curves["c0"][1]["values"]
     store.close()
     found = read_run(world.run_dir).curves
     assert rows(found) == [(1, 1, 0.5), (1, 2, 0.25)] and math.isnan(found["c1"][0]["values"]["loss"])
@@ -65,7 +65,7 @@ def test_an_attempt_that_is_resumed_replaces_the_epochs_it_repeats(world: World)
     report(store, again, 2, loss=-2.0)
     done_rows = [(1, 1, 1.0), (2, 2, -2.0), (2, 3, -3.0)]
     store.commit([outcome(again)])
-    assert rows(store.learning_curves()) == rows(read_run(world.run_dir).curves) == done_rows
+    assert rows(store.state.curves) == rows(read_run(world.run_dir).curves) == done_rows
 
 
 def test_a_report_that_is_slower_than_its_commit_counts(world: World) -> None:
@@ -119,7 +119,7 @@ def test_values_that_power_took_do_no_harm(world: World, monkeypatch: pytest.Mon
     data[before:after] = b"\0" * (after - before)
     path.write_bytes(data if synced else data[: before + 7])
     again = world.open(owner=dead_owner(2))
-    assert set(again.committed()) == {"c0"} and rows(again.learning_curves(), "c1") == []
+    assert set(again.committed()) == {"c0"} and rows(again.state.curves, "c1") == []
     done(again, "c1")
 
 
@@ -160,13 +160,17 @@ def test_units_are_in_what_is_read_of_a_run(world: World) -> None:
     store = world.create()
     store.set_plan(with_units(4, lambda number: f"fold {number // 2}" if number else ""))
     done(store, "c1")
-    assert store.summary()["units"] == {"fold 0": {"total": 1, "committed": 1}, "fold 1": {"total": 2, "committed": 0}}
+    units = {"c0": "", "c1": "fold 0", "c2": "fold 1", "c3": "fold 1"}
+    for state in (store.state, read_run(world.run_dir)):
+        assert {key: entry["unit"] for key, entry in state.commands.items()} == units
     assert [item["unit"] for item in store.results("step")] == ["fold 0"]
-    assert store.attempts()["c1"][0]["unit"] == "fold 0"
 
 
 def test_a_run_that_was_planned_without_units_goes_on(world: World) -> None:
     store = world.planned(3)
     store.set_plan(with_units(3, lambda number: ""))
     store.set_plan(with_units(3, lambda number: f"fold {number}"))
-    assert store.summary()["units"] == {} and [item["op"] for item in world.journal()].count("plan") == 1
+    assert (
+        not any(entry.get("unit") for entry in store.state.commands.values())
+        and [item["op"] for item in world.journal()].count("plan") == 1
+    )

@@ -80,13 +80,8 @@ def alive(known: set[Process], processes: dict[int, tuple[int, str]]) -> set[Pro
     return {(pid, started) for pid, started in known if processes.get(pid, (0, ""))[1] == started}
 
 
-def marked(folder: str) -> set[int]:
-    """Ids of the processes whose environment holds the mark of this session."""
-    return {int(name) for name in os.listdir("/proc") if name.isdigit() and is_marked(int(name), folder)}
-
-
 def is_marked(pid: int, folder: str) -> bool:
-    """Whether the environment of a process holds the mark. A process that set its own title may have overwritten it."""
+    """Whether the environment of a process holds the mark of this session. A process that set its own title may have overwritten it."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return f"{MARK}={folder}".encode() in file.read().split(b"\0")
@@ -122,7 +117,7 @@ def end(known: set[Process], folder: str) -> None:
     for _ in range(3):
         processes = process_table()
         left = alive(known, processes)
-        left |= {(pid, processes[pid][1]) for pid in marked(folder) if pid in processes}
+        left |= {(pid, started) for pid, (_, started) in processes.items() if is_marked(pid, folder)}
         left |= descendants({pid for pid, _ in left}, processes)
         known |= left
         for pid, _ in left:

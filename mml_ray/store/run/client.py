@@ -27,9 +27,6 @@ class RunStoreClient(StoreClient, RunStoreProtocol):
     results = forward(RunStoreProtocol.results)
     result = forward(RunStoreProtocol.result)
     committed = forward(RunStoreProtocol.committed)
-    attempts = forward(RunStoreProtocol.attempts)
-    learning_curves = forward(RunStoreProtocol.learning_curves)
-    summary = forward(RunStoreProtocol.summary)
 
     def __init__(self, handle: Any, store: HostedStore, *, in_worker: bool = False) -> None:
         super().__init__(handle, store, in_worker=in_worker)

@@ -105,7 +105,7 @@ class Decider:
     def _artifact(self, attempt: Attempt, item: Mapping[str, Any]) -> dict[str, Any]:
         given = str(item["path"])
         path = self.roots.stored(given) if os.path.isabs(given) else given
-        reserved = attempt.reservation(path)
+        reserved = next((item for item in attempt.reserved if item.path == path), None)
         if reserved is None:
             raise OutcomeRejected("refused", f"{path} was not reserved by attempt {attempt.number} of {attempt.command}")
         try:
@@ -135,7 +135,7 @@ class Decider:
         return checked
 
     def _refuse_conflict(self, command: str, task: str, key: str, path: str) -> None:
-        found = self._keys.get((task, key)) or self.state.setter_of(task, key)
+        found = self._keys.get((task, key)) or self.state.struct_paths.get(task, {}).get(key)
         if found is None:
             return
         value, other = found

@@ -126,12 +126,3 @@ class RunStoreProtocol(Protocol):
 
     def committed(self) -> dict[str, dict[str, Any]]:
         """By command: attempt, result, artifacts, structs, models_update, seconds, at."""
-
-    def attempts(self) -> dict[str, list[dict[str, Any]]]:
-        """By command: every attempt with its number, status, reason, message, node, pid, started and ended (seconds since 1970)."""
-
-    def learning_curves(self) -> dict[str, list[EpochRow]]:
-        """By command: one row per epoch, in order; an epoch that was repeated has the row of its last attempt."""
-
-    def summary(self) -> dict[str, Any]:
-        """Run, manifest, status, token, owner, how many commands stand where, and of how many each unit is made."""

@@ -48,10 +48,6 @@ class Attempt:
         """Record where it ran; the operation of its end may know that better than the one of its start."""
         self.node, self.pid = op.get("node", self.node), op.get("pid", self.pid)
 
-    def reservation(self, path: str) -> Reservation | None:
-        """The reservation of this stored path."""
-        return next((item for item in self.reserved if item.path == path), None)
-
 
 class RunState(State):
     """Everything known about a run."""
@@ -69,8 +65,9 @@ class RunState(State):
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.released: dict[str, Identity] = {}
         self.curves: dict[str, list[EpochRow]] = {}
+        #: by task and key: the path, and the command of the last commit that set it
+        self.struct_paths: dict[str, dict[str, tuple[str, str]]] = {}
         self._holders: dict[str, Attempt] = {}
-        self._paths: dict[str, dict[str, tuple[str, str]]] = {}
         self._models: dict[str, list[tuple[str, int, str]]] = {}
 
     # -- questions ---------------------------------------------------------------------------------------------------------
@@ -97,13 +94,9 @@ class RunState(State):
         """``{"paths": {key: stored path}, "models": [stored path]}`` of what is committed; models in the order of the plan."""
         models = sorted(self._models.get(task, []), key=lambda item: (self.position(item[0]), item[1]))
         return {
-            "paths": {key: path for key, (path, _) in self._paths.get(task, {}).items()},
+            "paths": {key: path for key, (path, _) in self.struct_paths.get(task, {}).items()},
             "models": list(dict.fromkeys(path for _, _, path in models)),
         }
-
-    def setter_of(self, task: str, key: str) -> tuple[str, str] | None:
-        """Path and command of the last commit that set this key."""
-        return self._paths.get(task, {}).get(key)
 
     def position(self, command: str) -> int:
         """The command's position in the plan, or that of its last attempt if the plan no longer has it."""
@@ -131,20 +124,6 @@ class RunState(State):
                     seen.add(key)
                     stack.append(key)
         return False
-
-    def unit_of(self, command: str) -> str:
-        """The unit that a command belongs to; empty: none, as in every plan of an earlier version."""
-        return str(self.commands.get(command, {}).get("unit") or "")
-
-    def counts_by_unit(self) -> dict[str, dict[str, int]]:
-        """By unit, in the order of the plan: how many commands it has (``total``), and how many of them have ``committed``."""
-        found: dict[str, dict[str, int]] = {}
-        for key in self.commands:
-            if unit := self.unit_of(key):
-                counts = found.setdefault(unit, {"total": 0, "committed": 0})
-                counts["total"] += 1
-                counts["committed"] += key in self.commits
-        return found
 
     def garbage(self, commands: Iterable[str] | None = None) -> list[str]:
         """Stored paths that failed attempts at these commands (or at all) left behind, without those that another attempt holds."""
@@ -210,7 +189,7 @@ class RunState(State):
             self.artifacts[item["path"]] = {**item, "command": command}
         for task, delta in op["structs"].items():
             for key, path in delta.get("set_paths", {}).items():
-                self._paths.setdefault(task, {})[key] = (path, command)
+                self.struct_paths.setdefault(task, {})[key] = (path, command)
             for index, path in enumerate(delta.get("append_models", ())):
                 self._models.setdefault(task, []).append((command, index, path))
 

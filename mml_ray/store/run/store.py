@@ -31,7 +31,7 @@ from mml_ray.store.run.commits import Decider, place_of
 from mml_ray.store.run.inspection import RunInfo, committed_updates, find_runs, pending_updates, read_run, verify
 from mml_ray.store.run.markers import withdraw
 from mml_ray.store.run.planning import check_plan
-from mml_ray.store.run.protocol import CommandResult, CommitAnswer, EpochRow
+from mml_ray.store.run.protocol import CommandResult, CommitAnswer
 from mml_ray.store.run.state import FINISHED, Attempt, RunState
 
 log = logging.getLogger(__name__)
@@ -300,7 +300,7 @@ class RunStore:
         self._check_current()
         commits = self.state.commits
         return [
-            {"key": key, "params": entry["params"], "unit": self.state.unit_of(key), "result": commits[key]["result"]}
+            {"key": key, "params": entry["params"], "unit": entry.get("unit") or "", "result": commits[key]["result"]}
             for key, entry in self.state.commands.items()
             if entry["name"] == name and key in commits
         ]
@@ -314,33 +314,6 @@ class RunStore:
     def committed(self) -> dict[str, dict[str, Any]]:
         self._check_current()
         return {key: dict(commit) for key, commit in self.state.commits.items()}
-
-    def attempts(self) -> dict[str, list[dict[str, Any]]]:
-        names = ("number", "status", "reason", "message", "node", "pid", "started", "ended")
-        return {
-            key: [{"unit": self.state.unit_of(key), **{name: getattr(item, name) for name in names}} for item in listed]
-            for key, listed in self.state.attempts.items()
-        }
-
-    def learning_curves(self) -> dict[str, list[EpochRow]]:
-        return {key: list(rows) for key, rows in self.state.curves.items()}
-
-    def summary(self) -> dict[str, Any]:
-        total = self.state.commands or self.state.commits
-        latest = Counter(listed[-1].status for key, listed in self.state.attempts.items() if key not in self.state.commits)
-        counts = {"total": len(total), "committed": sum(key in self.state.commits for key in total)}
-        counts |= {"running": latest["running"], "failed": latest["failed"]}
-        return {
-            "run": self.state.run,
-            "path": str(self.paths.run_dir),
-            "manifest": self.state.manifest,
-            "status": self.state.status,
-            "opened": self.state.opened,
-            "token": self.token,
-            "owner": dict(self._lease.owner),
-            "commands": counts,
-            "units": self.state.counts_by_unit(),
-        }
 
     # -- details -----------------------------------------------------------------------------------------------------------
     def _append(self, operations: Sequence[Operation], *, durable: bool) -> None:
