@@ -62,13 +62,13 @@ class RayExecutor:
         content = (self._manager.arguments(), self._context, self._client, ray.cloudpickle.dumps(self._workload))
         bundle, tag = [ray.put(content)], f"{os.getpid()}-{id(self)}-{time.time_ns()}"
 
-        # A worker loads the function once, along with the reference it holds; as an argument of each task the reference would cost a
-        # tenth of a no-op command. No num_gpus here: Ray would then start a new process for each GPU task.
-        @ray.remote(max_retries=0, retry_exceptions=False)
+        # a worker loads it once, along with the reference it holds; as an argument of each task the reference would cost a tenth of a
+        # no-op command
         def attempt_of_run(spec: CommandSpec, number: int) -> Outcome | None:
             return attempt_here(bundle, tag, spec, number)
 
-        return attempt_of_run
+        # no num_gpus: Ray would then start a new process for each GPU task
+        return ray.remote(max_retries=0, retry_exceptions=False)(attempt_of_run)
 
     def submit(self, spec: CommandSpec, attempt: int, *, pool: int = 0) -> None:
         """Start one remote task for the attempt, in the worker processes of ``pool``: commands with GPUs have processes of their own, and

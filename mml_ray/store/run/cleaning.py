@@ -98,11 +98,9 @@ class Cleaner:
         """Remove the temporary files of killed attempts beside the artifacts that others have committed since. Another run may be
         changing a model storage, so their folders are locked meanwhile.
         """
-        models, others = [], []
-        for path, item in self._state.artifacts.items():
-            (models if item["key"] == _MODELS else others).append(self._roots.absolute(path))
-        _sweep_beside(others, until)
-        _sweep_beside(models, until, lock=model_updates.exclusive_lock)
+        for wanted, lock in ((False, contextlib.nullcontext), (True, model_updates.exclusive_lock)):
+            found = [path for path, item in self._state.artifacts.items() if (item["key"] == _MODELS) is wanted]
+            _sweep_beside(map(self._roots.absolute, found), until, lock=lock)
 
     def remove(self, remove: Mapping[str, bool]) -> dict[str, Any]:
         """Remove the artifacts of the enabled keys, TEMP and CHECKPOINTS at the end of a run; returns what was removed."""
