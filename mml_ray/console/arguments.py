@@ -17,15 +17,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 @dataclass(frozen=True)
 class Subcommand:
-    """A command that is not a mode. ``module`` has ``configure(parser)`` and ``run(arguments) -> exit code``.
-
-    ``script``: the command is also installed under this name (``[project.scripts]`` in pyproject.toml).
-    """
+    """A command that is not a mode. ``module`` has ``configure(parser)`` and ``run(arguments) -> exit code``."""
 
     name: str
     help: str
     module: str
-    script: str = ""
 
     @property
     def parser(self) -> Parser:
@@ -44,10 +40,8 @@ SUBCOMMANDS = {
     item.name: item
     for item in (
         Subcommand("runs", "list runs, show or verify one (--json for programs)", "mml_ray.console.runs"),
-        Subcommand("env-setup", "write an env file: where data and results go", "mml_ray.console.env_setup", "mml-ray-env-setup"),
-        Subcommand(
-            "copy-conf", "copy the configuration to ./configs, to be edited", "mml_ray.console.copy_conf", "mml-ray-copy-conf"
-        ),
+        Subcommand("env-setup", "write an env file: where data and results go", "mml_ray.console.env_setup"),
+        Subcommand("copy-conf", "copy the configuration to ./configs, to be edited", "mml_ray.console.copy_conf"),
     )
 }
 

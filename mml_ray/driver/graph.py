@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,11 +72,6 @@ class Plan:
             "fingerprint": self.fingerprint,
             "commands": [command.to_json() for command in self.commands],
         }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Plan:
-        """The inverse of :meth:`to_json`."""
-        return cls(tuple(CommandSpec.from_json(item) for item in content["commands"]), str(content["scheduler"]))
 
     def with_resources(self, choose: Callable[[CommandSpec, int], CommandSpec]) -> Plan:
         """The same plan with ``choose(command, width)`` in place of each command that a worker runs."""
