@@ -8,7 +8,7 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,10 +16,12 @@ from omegaconf import DictConfig
 from mml_ray.data.cache.node_folder import Claim, stores_of_node
 from mml_ray.errors import CommandInterrupted, DataError, StorageError
 from mml_ray.preflight.facts import ModeOptions
+from mml_ray.registry import registry
 from mml_ray.report.tables import Table
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
 from mml_ray.schedulers.folds import base_of
 from mml_ray.store.data_root import DATASET_PREFIX, DOWNLOADS, PREPROCESSED, RAW, WIP_MARKER
+from mml_ray.tasks.header import read_header
 
 #: a temporary file of this age does not belong to a living writer
 _STALE_SECONDS = 60.0
@@ -56,22 +58,19 @@ class CleanScheduler(AbstractBaseScheduler):
         datasets = list(dict.fromkeys([*known, *(self._all_datasets() if self.cfg.mode.all else [])]))
         if not tasks and not datasets:
             print("There is nothing to clean, since no tasks are given. Choose some with tasks=..., or set mode.all=true.")
+        steps: dict[str, list[tuple[Callable[[str], int], list[str]]]] = {
+            "temp": [(self.clean_temp, tasks), (self.clean_unfinished, datasets)],
+            "download": [(self.clean_download, datasets)],
+            "cache": [(self.clean_cache, datasets)],
+        }
         last: list[Handle] = []
-        if "temp" in self.subroutines:
-            for task in tasks:
-                last = [self.add(self.clean_temp, task, after=last)]
-            for dataset in datasets:
-                last = [self.add(self.clean_unfinished, dataset, after=last)]
-        if "download" in self.subroutines:
-            for dataset in datasets:
-                last = [self.add(self.clean_download, dataset, after=last)]
-        if "cache" in self.subroutines:
-            for dataset in datasets:
-                last = [self.add(self.clean_cache, dataset, after=last)]
+        for subroutine, commands in steps.items():
+            for command, chosen in commands if subroutine in self.subroutines else ():
+                for name in chosen:
+                    last = [self.add(command, name, after=last)]
 
     def _dataset(self, task: str) -> str | None:
         from mml_ray.prepare.create import dataset_of_task
-        from mml_ray.registry import registry
 
         if (stored := self.fm.data.index().get(task)) is not None:
             return Path(next(iter(stored.values()))).parent.name.removeprefix(DATASET_PREFIX)
@@ -96,14 +95,14 @@ class CleanScheduler(AbstractBaseScheduler):
         rows = []
         seen: set[Path] = set()
         total = 0
-        assert self.plan is not None
         for command in self.plan.commands:
-            found = set(self._found(command.name, str(command.params[0]))) - seen
+            title, paths = self._found(command.name, str(command.params[0]))
+            found = set(paths) - seen
             seen |= found
             size = sum(map(_size, found))
             total += size
             if found:
-                rows.append([_title(command.name, str(command.params[0])), str(len(found)), f"{size / 2**20:.1f}"])
+                rows.append([title, str(len(found)), f"{size / 2**20:.1f}"])
         if rows:
             columns = ["what", "items", "MiB"]
             Table("Can be deleted", columns, rows, footer=[["all", "", f"{total / 2**20:.1f}"]]).print()
@@ -122,28 +121,17 @@ class CleanScheduler(AbstractBaseScheduler):
 
     def clean_unfinished(self, dataset: str) -> int:
         """Delete an incomplete dataset, raw or preprocessed, and temporary files in it; returns the bytes freed."""
-        with contextlib.ExitStack() as stack:
-            try:
-                for lock in (f"DSET_{dataset}", *(f"PP_{folder.parent.name}_{dataset}" for folder in self._stores(dataset))):
-                    stack.enter_context(self.fm.data.locked(lock, wait=False))
-            except BlockingIOError:
-                print(f"Dataset {dataset} is being created right now, so it is kept.")
-                return 0
-            return self._delete("clean_unfinished", dataset)
+        stores = [f"PP_{folder.parent.name}_{dataset}" for folder in self._stores(dataset)]
+        return self._delete_locked("clean_unfinished", dataset, [f"DSET_{dataset}", *stores])
 
     def clean_download(self, dataset: str) -> int:
         """Delete the downloads of a dataset; returns the bytes freed."""
-        try:
-            with self.fm.data.locked(f"DSET_{dataset}", wait=False):
-                return self._delete("clean_download", dataset)
-        except BlockingIOError:
-            print(f"Dataset {dataset} is being created right now, so its downloads are kept.")
-            return 0
+        return self._delete_locked("clean_download", dataset, [f"DSET_{dataset}"])
 
     def clean_cache(self, dataset: str) -> int:
         """Delete what ``sampling.cache=auto`` stored of a dataset on this node; returns the bytes freed."""
         with contextlib.ExitStack() as stack:
-            for store in self._found("clean_cache", dataset):
+            for store in self._cached(dataset):
                 claim = Claim(store)
                 stack.callback(claim.release)
                 if not claim.acquire():
@@ -152,14 +140,15 @@ class CleanScheduler(AbstractBaseScheduler):
             return self._delete("clean_cache", dataset)
 
     # -- finding -----------------------------------------------------------------------------------------------------
-    def _found(self, command: str, name: str) -> list[Path]:
-        finders = {
-            "clean_temp": self._temporary,
-            "clean_unfinished": self._unfinished,
-            "clean_download": self._downloads,
-            "clean_cache": self._cached,
-        }
-        return list(finders[command](name))
+    def _found(self, command: str, name: str) -> tuple[str, list[Path]]:
+        """What a command deletes, in words and as paths."""
+        title, find = {
+            "clean_temp": ("temporary files of task", self._temporary),
+            "clean_unfinished": ("unfinished files of dataset", self._unfinished),
+            "clean_download": ("downloads of dataset", self._downloads),
+            "clean_cache": ("cache on this node of dataset", self._cached),
+        }[command]
+        return f"{title} {name}", list(find(name))
 
     def _temporary(self, task: str) -> Iterator[Path]:
         """Temporary descriptions of the task."""
@@ -196,12 +185,23 @@ class CleanScheduler(AbstractBaseScheduler):
                 yield store
 
     # -- deleting ----------------------------------------------------------------------------------------------------------
+    def _delete_locked(self, command: str, dataset: str, locks: Sequence[str]) -> int:
+        """As :meth:`_delete`; nothing while another process holds one of the locks."""
+        with contextlib.ExitStack() as stack:
+            try:
+                for lock in locks:
+                    stack.enter_context(self.fm.data.locked(lock, wait=False))
+            except BlockingIOError:
+                print(f"Dataset {dataset} is being created right now, so the {self._found(command, dataset)[0]} are kept.")
+                return 0
+            return self._delete(command, dataset)
+
     def _delete(self, command: str, name: str) -> int:
-        paths = self._found(command, name)
+        title, paths = self._found(command, name)
         if not paths:
             return 0
         size = sum(map(_size, paths))
-        print(f"{_title(command, name)}: {len(paths)} item(s), {size / 2**20:.1f} MiB")
+        print(f"{title}: {len(paths)} item(s), {size / 2**20:.1f} MiB")
         for path in paths[:20]:
             print(f"  {path} ({_size(path) / 2**20:.1f} MiB)")
         if len(paths) > 20:
@@ -231,21 +231,10 @@ class CleanScheduler(AbstractBaseScheduler):
         return answer in ("", "y", "yes")
 
 
-def _title(command: str, name: str) -> str:
-    what = {
-        "clean_temp": "temporary files of task",
-        "clean_unfinished": "unfinished files of dataset",
-        "clean_cache": "cache on this node of dataset",
-    }
-    return f"{what.get(command, 'downloads of dataset')} {name}"
-
-
 def _described_task(path: Path) -> str | None:
     """The task of a description, ``None`` if it cannot be read."""
-    from mml_ray.tasks.header import read_header
-
     try:
-        return str(read_header(path).name)
+        return read_header(path).name
     except DataError:
         return None
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
+from mml_ray.driver import worker
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.options import Field
 from mml_ray.preflight.facts import ModeOptions
@@ -36,7 +37,7 @@ class CreateScheduler(AbstractBaseScheduler):
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg=cfg, available_subroutines=["dataset", "task"])
-        CreateOptions.of(components.plain(self, "mode"), ignore_unknown=True)  # that of a caller who composed nothing
+        components.options_of(self, CreateOptions)  # that of a caller who composed nothing
 
     def create_routine(self) -> None:
         """One command for each dataset, then one for each task; a task waits for its own dataset only.
@@ -66,7 +67,7 @@ class CreateScheduler(AbstractBaseScheduler):
             raise MMLMisconfigurationException(
                 "There is no task to create. Choose some with tasks=<option>, such as tasks=digits or tasks=from_folder."
             )
-        own = str(self._source().get("name", ""))
+        own = str(components.plain(self, "source").get("name", ""))
         if "+" in own or "?" in own:
             raise MMLMisconfigurationException(
                 f"source.name must not contain '+' or '?', which separate the tags of a task, got '{own}'."
@@ -85,7 +86,7 @@ class CreateScheduler(AbstractBaseScheduler):
 
         if self._exists(name):
             return str(self.fm.data.header(name).relative_root).rpartition("DSET_")[2]
-        return dataset_of_task(name, self._source())
+        return dataset_of_task(name, components.plain(self, "source"))
 
     def prepare_exp(self) -> None:
         """There are no structs to prepare: the tasks do not exist yet."""
@@ -105,14 +106,11 @@ class CreateScheduler(AbstractBaseScheduler):
         with warnings_as_messages(log):
             return self.fm.stored(create_task(name, self._context()))
 
-    def _source(self) -> dict[str, Any]:
-        return components.plain(self, "source")
-
     def _check_source(self, dataset: str) -> None:
         """Refuse raw data that is missing or cannot be copied, before anything starts."""
         from mml_ray.prepare.dataset import check_source
 
-        source = self._source()
+        source = components.plain(self, "source")
         if "path" not in source or self.fm.data.is_complete(dataset):
             return
         if not source["path"]:
@@ -124,16 +122,16 @@ class CreateScheduler(AbstractBaseScheduler):
                 check_source(Path(str(source[key])), self.fm.data_path, f"source.{key}")
 
     def _context(self) -> Any:
-        from mml_ray.driver import worker
         from mml_ray.prepare.create import CreationContext
 
+        options = components.options_of(self, CreateOptions)
         return CreationContext(
             data_root=self.fm.data,
-            n_folds=int(self.cfg.mode.n_folds),
-            ensure_balancing=bool(self.cfg.mode.ensure_balancing),
-            source=self._source(),
-            on_broken=str(self.cfg.mode.on_broken),
-            forbid_leakage=bool(self.cfg.mode.forbid_leakage),
+            n_folds=options.n_folds,
+            ensure_balancing=options.ensure_balancing,
+            source=components.plain(self, "source"),
+            on_broken=options.on_broken,
+            forbid_leakage=options.forbid_leakage,
             workers=worker.current_threads(),
             progress=Reporter(self.fm),
         )

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mml_ray.driver import worker
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.preflight.facts import ModeOptions
 from mml_ray.report.tables import Table
+from mml_ray.schedulers import components
 from mml_ray.schedulers.base import AbstractBaseScheduler, Handle
+from mml_ray.schedulers.folds import base_of
 from mml_ray.schedulers.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -42,7 +45,6 @@ class PreprocessScheduler(AbstractBaseScheduler):
     def create_routine(self) -> None:
         """One command for each task; tasks of one dataset share its files, so they run in sequence."""
         from mml_ray.prepare.preprocessed import check_definition
-        from mml_ray.schedulers import components
 
         pipeline = components.plain(self, "preprocessing").get("pipeline") or []
         check_definition(self.fm.data, str(self.cfg.preprocessing.id), pipeline)
@@ -53,8 +55,6 @@ class PreprocessScheduler(AbstractBaseScheduler):
 
     def _tasks(self) -> list[str]:
         """The untagged tasks to be preprocessed."""
-        from mml_ray.tasks.tags import parse
-
         listed = [str(name) for name in self.cfg.task_list]
         if self.pivot:
             others = [name for name in listed if name != self.pivot]
@@ -65,7 +65,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
             raise MMLMisconfigurationException(
                 "There is no task to preprocess. Choose some with tasks=<option>, or task_list=[<task>]."
             )
-        bases = list(dict.fromkeys(parse(name).base for name in listed))
+        bases = list(dict.fromkeys(base_of(name) for name in listed))
         if any(name not in bases for name in listed):
             print("Tagged tasks use the stored images of the task they derive from.")
         return bases
@@ -79,7 +79,6 @@ class PreprocessScheduler(AbstractBaseScheduler):
         from mml_ray.data.cache.arrow import STORE_FOLDER, is_store
         from mml_ray.data.options import PreprocessingOptions
         from mml_ray.prepare.preprocessed import is_described, write_definition
-        from mml_ray.schedulers import components
 
         root, chosen = self.fm.data, PreprocessingOptions.of(components.plain(self, "preprocessing"))
         dataset = str(root.header(name).relative_root).rpartition("DSET_")[2]
@@ -99,9 +98,7 @@ class PreprocessScheduler(AbstractBaseScheduler):
 
     def _store(self, name: str, folder: Path, chosen: PreprocessingOptions) -> StoreSummary:
         from mml_ray.data.preprocess import store_arrays
-        from mml_ray.driver import worker
         from mml_ray.prepare.preprocessed import raw_description
-        from mml_ray.schedulers import components
         from mml_ray.store.data_root import writing
 
         with writing(folder):
@@ -117,7 +114,6 @@ class PreprocessScheduler(AbstractBaseScheduler):
 
     def _describe(self, name: str, folder: Path, chosen: PreprocessingOptions) -> None:
         from mml_ray.data.cache.arrow import ArrowReader
-        from mml_ray.driver import worker
         from mml_ray.prepare.preprocessed import describe_preprocessed
 
         reader = ArrowReader(folder)
