@@ -51,7 +51,10 @@ def create_datamodule(scheduler: AbstractBaseScheduler, structs: list[TaskStruct
 
     if not structs:
         raise MMLMisconfigurationException("create_datamodule needs at least one task struct.")
-    _check_fold(structs[0], fold)
+    if not 0 <= fold < max(1, structs[0].n_folds):
+        raise MMLMisconfigurationException(
+            f"Task '{structs[0].name}' has folds 0 to {structs[0].n_folds - 1}; asked for is fold {fold}."
+        )
     root = scheduler.fm.data
     wanted = str(scheduler.cfg.preprocessing.id)
     tasks = [
@@ -73,11 +76,6 @@ def create_datamodule(scheduler: AbstractBaseScheduler, structs: list[TaskStruct
         num_workers=worker_processes(scheduler.cfg.get("num_workers", None)),
     )
     return MultiTaskDataModule(tasks, options=options)
-
-
-def _check_fold(struct: TaskStruct, fold: int) -> None:
-    if not 0 <= fold < max(1, struct.n_folds):
-        raise MMLMisconfigurationException(f"Task '{struct.name}' has folds 0 to {struct.n_folds - 1}; asked for is fold {fold}.")
 
 
 def worker_processes(given: Any) -> int:
@@ -102,31 +100,23 @@ def create_model(
         )
     tasks = {struct.name: {**struct.to_model_spec(), "weight": weight} for struct, weight in zip(structs, weights, strict=True)}
     if load_parameters is not None:
-        return _loaded(scheduler, tasks, load_parameters)
+        from mml_ray.models.checkpoint import load_model
+
+        model = cast("MultiTaskModel", load_model(scheduler.fm.files.get(load_parameters)))
+        for name, spec in tasks.items():
+            if name not in model.specs:
+                model.add_head(name, spec)
+        return model
+    groups = {"losses": "loss"} | {key: key for key in ("arch", "metrics", "optimizer", "lr_scheduler", "compile")}
     return build_model(
         {
             "model": "multi_task",
             "seed": command_seed(),
             "tasks": tasks,
-            "arch": plain(scheduler, "arch"),
-            "losses": plain(scheduler, "loss"),
-            "metrics": plain(scheduler, "metrics"),
-            "optimizer": plain(scheduler, "optimizer"),
-            "lr_scheduler": plain(scheduler, "lr_scheduler"),
-            "compile": plain(scheduler, "compile"),
+            **{key: plain(scheduler, group) for key, group in groups.items()},
             "balanced": bool(plain(scheduler, "sampling").get("balanced", False)),
         }
     )
-
-
-def _loaded(scheduler: AbstractBaseScheduler, tasks: dict[str, Any], path: Path) -> BaseModel:
-    from mml_ray.models.checkpoint import load_model
-
-    model = cast("MultiTaskModel", load_model(scheduler.fm.files.get(path)))
-    for name, spec in tasks.items():
-        if name not in model.specs:
-            model.add_head(name, spec)
-    return model
 
 
 def create_trainer(scheduler: AbstractBaseScheduler, *, monitor: tuple[str, str] | None, metrics_callback: bool) -> Trainer:

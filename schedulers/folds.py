@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mml_ray.errors import MMLMisconfigurationException, UnknownNameError, unknown_name_message
 from mml_ray.store.pipeline import PIPELINE_KEYS, PipelineCfg
@@ -35,23 +34,17 @@ def units(scheduler: AbstractBaseScheduler) -> list[Unit]:
     """The models of a run, by ``mode.cv`` and ``mode.nested``."""
     mode, pivot = scheduler.cfg.mode, str(scheduler.pivot)
     evaluated = eval_on(scheduler)
-    count = fold_count(scheduler, pivot) if mode.cv else 1
+    count = _struct(scheduler, pivot).n_folds if mode.cv else 1
+    if mode.cv and count < 2:
+        raise MMLMisconfigurationException(
+            f"Cross-validation needs at least two folds, but task '{pivot}' has {count}. Set mode.cv=false mode.nested=false."
+        )
     listed = []
     for number in range(count):
         task, fold = (f"{pivot}+nested?{number}", 0) if mode.nested else (pivot, number)
         own: tuple[str | None, ...] = (None, pivot) if mode.nested else (None,)
         listed.append(Unit(f"fold {number}", task, fold, tuple(evaluated) or own, tuple(evaluated) or (None,)))
     return listed
-
-
-def fold_count(scheduler: AbstractBaseScheduler, task: str) -> int:
-    """The number of folds of a task."""
-    count = _struct(scheduler, task).n_folds
-    if count < 2 and scheduler.cfg.mode.cv:
-        raise MMLMisconfigurationException(
-            f"Cross-validation needs at least two folds, but task '{task}' has {count}. Set mode.cv=false mode.nested=false."
-        )
-    return count
 
 
 def eval_on(scheduler: AbstractBaseScheduler) -> list[str]:
@@ -74,11 +67,7 @@ def _struct(scheduler: AbstractBaseScheduler, name: str) -> TaskStruct:
 
 
 def check(scheduler: AbstractBaseScheduler) -> None:
-    """Refuse contradictory settings.
-
-    Raises:
-        MMLMisconfigurationException: no pivot; predictions without stored weights; validation data used twice.
-    """
+    """Refuse contradictory settings: no pivot, predictions without stored weights, validation data used twice, ..."""
     cfg, mode = scheduler.cfg, scheduler.cfg.mode
     if not scheduler.pivot:
         raise MMLMisconfigurationException("There is no task to train. Choose one with tasks=<option>, or pivot.name=<task>.")
@@ -119,9 +108,16 @@ def check_blueprint(scheduler: AbstractBaseScheduler) -> None:
     if not found:
         raise missing_blueprint(str(scheduler.pivot))
     if "preprocessing" in scheduler.cfg.mode.pipeline_keys:
+        # tasks are opened before a blueprint replaces anything, so its preprocessing must be chosen by hand
+        current = str(scheduler.cfg.preprocessing.id)
         for path in found:
             stored = PipelineCfg.load(path, files=scheduler.fm.files).content.get("preprocessing")
-            _warn_of_preprocessing(path, stored, str(scheduler.cfg.preprocessing.id))
+            wanted = str(stored.get("id", current)) if isinstance(stored, dict) else current
+            if wanted != current:
+                log.warning(
+                    "The blueprint %s was made with preprocessing=%s, but does not set it: this run uses %s. To train as the "
+                    "blueprint did, add preprocessing=%s.", path, wanted, current, wanted,
+                )  # fmt: skip
 
 
 def missing_blueprint(task: str) -> MMLMisconfigurationException:
@@ -129,16 +125,6 @@ def missing_blueprint(task: str) -> MMLMisconfigurationException:
     return MMLMisconfigurationException(
         f"mode.use_blueprint=true, but task '{task}' has no blueprint. Load one with reuse.blueprint=<project>."
     )
-
-
-def _warn_of_preprocessing(blueprint: Path, stored: Any, current: str) -> None:
-    """Warn of another preprocessing: tasks are opened before a blueprint replaces anything, so it must be chosen by hand."""
-    wanted = str(stored.get("id", current)) if isinstance(stored, dict) else current
-    if wanted != current:
-        log.warning(
-            "The blueprint %s was made with preprocessing=%s, but does not set it: this run uses %s. To train as the blueprint "
-            "did, add preprocessing=%s.", blueprint, wanted, current, wanted,
-        )  # fmt: skip
 
 
 def check_models(scheduler: AbstractBaseScheduler, listed: list[Unit]) -> None:
@@ -176,11 +162,7 @@ def _check_validation_use(scheduler: AbstractBaseScheduler) -> None:
 
 
 def checked_co_tasks(chosen: list[str], listed: list[str], pivot: str) -> list[str]:
-    """The explicit co-tasks.
-
-    Raises:
-        MMLMisconfigurationException: one is not in the list, is named twice, or is the pivot.
-    """
+    """The explicit co-tasks; raises if one is not in the list, is named twice, or is the pivot."""
     for name in chosen:
         if name not in listed:
             raise MMLMisconfigurationException(

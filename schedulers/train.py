@@ -90,7 +90,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         if "train" in self.subroutines:
             checks.check_training(trained_tasks, [[unit.task, *self.co_tasks] for unit in units])
         fold_plan.check_models(self, units)
-        self._extend_task_list([unit.task for unit in units])
+        self.cfg.task_list = list(dict.fromkeys([*self.cfg.task_list, *(unit.task for unit in units)]))
         trained: dict[int, Handle] = {}
         if "train" in self.subroutines:
             for number, unit in enumerate(units):
@@ -106,9 +106,6 @@ class TrainingScheduler(AbstractBaseScheduler):
             for evaluated in unit.test_on if "test" in self.subroutines else ():
                 before = [self.add(self.test_task, unit.task, unit.fold, evaluated, after=before, unit=unit.name)]
 
-    def _extend_task_list(self, names: list[str]) -> None:
-        self.cfg.task_list = list(dict.fromkeys([*self.cfg.task_list, *names]))
-
     def _chosen_co_tasks(self) -> list[str]:
         """The other tasks of a multi-task training; random ones are a function of the run's seed."""
         total = self.cfg.mode.multitask
@@ -118,18 +115,16 @@ class TrainingScheduler(AbstractBaseScheduler):
                     "mode.co_tasks is set, but mode.multitask=false trains the pivot alone. Set mode.multitask=<number of tasks>."
                 )
             return []
-        pivot = str(self.pivot)
-        chosen = self.cfg.mode.co_tasks
+        pivot, chosen, wanted = str(self.pivot), self.cfg.mode.co_tasks, int(total) - 1
         if chosen != "random":
             named = fold_plan.checked_co_tasks([str(name) for name in chosen], list(self.cfg.task_list), pivot)
-            if len(named) != int(total) - 1:
+            if len(named) != wanted:
                 raise MMLMisconfigurationException(
-                    f"mode.multitask={total} needs {int(total) - 1} task(s) in addition to the pivot, but mode.co_tasks names {len(named)}: "
+                    f"mode.multitask={total} needs {wanted} task(s) in addition to the pivot, but mode.co_tasks names {len(named)}: "
                     f"{', '.join(named)}."
                 )
             return named
         candidates = [name for name in self.cfg.task_list if fold_plan.base_of(name) != fold_plan.base_of(pivot)]
-        wanted = int(total) - 1
         if len(candidates) < wanted:
             raise MMLMisconfigurationException(
                 f"mode.multitask={total} needs {wanted} other task(s), but task_list has only {len(candidates)}: {', '.join(candidates) or 'none'}."
@@ -275,11 +270,7 @@ class TrainingScheduler(AbstractBaseScheduler):
         return PipelineCfg.load(self._blueprint(struct), keys, files=self.fm.files).activate(self.cfg)
 
     def _blueprint(self, struct: TaskStruct) -> Path:
-        """The blueprint of a task, or of the pivot for its nested variants.
-
-        Raises:
-            MMLMisconfigurationException: neither has one.
-        """
+        """The blueprint of a task, or of the pivot for its nested variants; raises if neither has one."""
         for owner in (struct, self.get_struct(str(self.pivot))):
             if "blueprint" in owner.paths:
                 return Path(owner.paths["blueprint"])
@@ -287,10 +278,11 @@ class TrainingScheduler(AbstractBaseScheduler):
 
     def summary_tables(self) -> list[Table]:
         """The folds' scores and, if they were tested, their metrics on the test data."""
-        tables = []
-        trained = [_training_row(entry["params"], entry["result"]) for entry in self.fm.results("train_fold")]
-        if trained:
-            tables.append(score_table("Training", ["task", "fold"], trained))
+        trained = [
+            (list(map(str, entry["params"])), {"validation_loss": entry["result"]["score"], "epochs": entry["result"]["epochs"]})
+            for entry in self.fm.results("train_fold")
+        ]
+        tables = [score_table("Training", ["task", "fold"], trained)] if trained else []
         return [*tables, *tables_of_tests(self.fm.results("test_task"))]
 
     # -- the end -----------------------------------------------------------------------------------------------------------------------
@@ -311,10 +303,6 @@ def tables_of_tests(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     return [
         score_table("Test", ["model of", "fold", "evaluated on"], [row for row in rows if row[0][-1] == task]) for task in tasks
     ]
-
-
-def _training_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    return [str(params[0]), str(params[1])], {"validation_loss": result["score"], "epochs": result["epochs"]}
 
 
 def _test_row(params: list[Any], result: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
