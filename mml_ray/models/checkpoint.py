@@ -46,8 +46,13 @@ def load_weights(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """``(configuration, state)`` of a file; damaged files and those of newer versions raise :class:`DataError`."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            config = _config(file.metadata() or {}, path)
-            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise DataError(f"{path} has no header of mml-ray, so the model of these weights is unknown.")
+            header = json.loads(metadata[_KEY])
+            if header["format"] > FORMAT:
+                raise DataError(f"{path} has format {header['format']}, this version reads up to {FORMAT}: update mml-ray.")
+            return header["config"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise DataError(f"There are no weights at {path}.") from None
     except SafetensorError as error:
@@ -63,25 +68,11 @@ def load_model(path: Path | str) -> BaseModel:
     return model.eval()
 
 
-def _config(metadata: Mapping[str, str], path: Path | str) -> dict[str, Any]:
-    if _KEY not in metadata:
-        raise DataError(f"{path} has no header of mml-ray, so the model of these weights is unknown.")
-    header = json.loads(metadata[_KEY])
-    if header["format"] > FORMAT:
-        raise DataError(f"{path} has format {header['format']}, this version reads up to {FORMAT}: update mml-ray.")
-    config: dict[str, Any] = header["config"]
-    return config
-
-
 def _from_scratch(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without downloads: the weights that follow replace pretrained ones."""
-    made = dict(config)
-    arch = dict(made.get("arch") or {})
-    if arch.get("pretrained"):
-        arch["pretrained"] = False
-    if arch.get("weights"):
-        arch["weights"] = None
-    return {**made, "arch": arch} if arch else made
+    none: dict[str, Any] = {"pretrained": False, "weights": None}
+    arch = {key: none.get(key, value) for key, value in (config.get("arch") or {}).items()}
+    return {**config, "arch": arch} if arch else dict(config)
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from mml_ray.errors import MMLMisconfigurationException
 from mml_ray.models.heads import TaskSpec
 from mml_ray.models.losses import LossConfig, accepted_params, balancing_weights, parse_losses
+from mml_ray.models.options import LossOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +31,18 @@ def losses_for(spec: TaskSpec, given: Any, *, balanced: bool = False) -> list[Lo
 
 def _class_weights(spec: TaskSpec, group: Mapping[str, Any], balanced: bool) -> tuple[list[float] | None, bool]:
     """The weights of the classes, and whether the user gave them."""
-    explicit, auto = group.get("class_weights"), bool(group.get("auto_activate_weighing", False))
+    options = LossOptions.of({key: group[key] for key in LossOptions.declared() if key in group})
+    explicit = options.class_weights
     if not spec.kind.has_classes:
         return None, False
     if explicit is None:
-        if not auto or balanced:
+        if not options.auto_activate_weighing or balanced:
             return None, False
         if (counted := len(spec.class_occ)) != spec.num_classes:
             told = "Task '%s' has counts of %d of its %d classes, so class weights are not used."
             logger.warning(told, spec.name, counted, spec.num_classes)
             return None, False
         return balancing_weights(spec.class_occ, list(spec.class_occ)), False
-    if auto:
-        raise MMLMisconfigurationException(
-            "loss.class_weights and loss.auto_activate_weighing=true exclude each other: turn one of them off."
-        )
     if balanced:
         logger.warning("loss.class_weights and sampling.balanced both weight the classes of task '%s'.", spec.name)
     if len(explicit) != spec.num_classes:

@@ -18,7 +18,7 @@ from mml_ray.tasks.vocabulary import Keyword, License
 
 __all__ = [
     "ALBUMENTATIONS_TARGETS", "CONFIGS_ROUTES", "EMPTY_MASK_TOKEN", "IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD",
-    "KORNIA_VALID_MODALITIES", "PATH_MODALITIES", "DataSplit", "Keyword", "LearningPhase", "License", "Modality", "OpenEnum",
+    "KORNIA_VALID_MODALITIES", "PATH_MODALITIES", "DataSplit", "Keyword", "License", "Modality", "OpenEnum",
     "RGBInfo", "Sizes", "TaskKind", "TaskType",
 ]  # fmt: skip
 
@@ -55,14 +55,6 @@ class DataSplit(OpenEnum):
     VAL = member("VAL")
     TEST = member("TEST")
     UNLABELLED = member("UNLABELLED")
-
-
-class LearningPhase(OpenEnum):
-    """What a batch is used for."""
-
-    TRAIN = member("train")
-    VAL = member("val")
-    TEST = member("test")
 
 
 class TaskType(OpenEnum):

@@ -90,7 +90,7 @@ class OpenEnum(str, metaclass=_Catalogue):
     @property
     def value(self) -> str:
         """The plain string."""
-        return str.__str__(self)
+        return str(self)
 
     @property
     def name(self) -> str:
@@ -99,9 +99,3 @@ class OpenEnum(str, metaclass=_Catalogue):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"
-
-    def __str__(self) -> str:
-        return str.__str__(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str.__str__(self),)

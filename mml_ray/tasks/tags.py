@@ -79,19 +79,9 @@ def parse(name: str) -> TaskName:
     return TaskName(base, tuple(parsed))
 
 
-def format_name(base: str, *tags: Tag) -> str:
-    """The inverse of :func:`parse`."""
-    return str(TaskName(base, tags))
-
-
 def strip_duplicate(name: str) -> str:
     """``name`` without ``+duplicate?...``: the name its data is stored under."""
     return parse(name).data_name
-
-
-def is_derived(name: str, base: str) -> bool:
-    """Whether ``name`` is ``base`` or a tagged variant of it (``cifar100`` is not one of ``cifar10``)."""
-    return name == base or name.startswith(base + TAG_SEPARATOR)
 
 
 def check(name: str) -> TaskName:

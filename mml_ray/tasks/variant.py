@@ -88,14 +88,9 @@ def from_json(stored: Mapping[str, Any], path: Path) -> tuple[Variant, Path, str
         ) from error
 
 
-def samples_of(base: TaskDescription) -> list[tuple[str, dict[str, Any]]]:
-    """All samples of ``base`` by number, as (id, sample)."""
-    return [*base.train_samples.items(), *base.test_samples.items(), *base.unlabeled_samples.items()]
-
-
 def complete(variant: Variant, base: TaskDescription, *, source: Path | str) -> dict[str, Any]:
     """The samples and folds that ``variant`` makes of ``base``: ``train_samples``, ``train_folds``, ``test_samples``, ``unlabeled_samples``."""
-    numbered = samples_of(base)
+    numbered = [*base.train_samples.items(), *base.test_samples.items(), *base.unlabeled_samples.items()]
     for modality, replaced in variant.entries.items():
         for number, value in replaced.items():
             sample_id, sample = numbered[number]
@@ -118,15 +113,11 @@ def content_digest(description: TaskDescription) -> str:
     for pool in (description.train_samples, description.test_samples, description.unlabeled_samples):
         digest.update(orjson.dumps(list(pool)))
     digest.update(orjson.dumps(description.train_folds))
-    for key in _label_keys(description):
+    labels = {str(modality) for modality, suffixes in description.modalities.items() if not suffixes} | {"group"}
+    for key in sorted(labels - {"image", "mask"}):
         for pool in (description.train_samples, description.test_samples):
             digest.update(orjson.dumps([key, [sample.get(key) for sample in pool.values()]]))
     return digest.hexdigest()
-
-
-def _label_keys(description: TaskDescription) -> list[str]:
-    keys = {str(modality) for modality, suffixes in description.modalities.items() if not suffixes} | {"group"}
-    return sorted(keys - {"image", "mask"})
 
 
 def _differences(ascending: Sequence[int]) -> list[int]:
