@@ -52,7 +52,6 @@ class TaskSpec:
 
     @property
     def kind(self) -> TaskKind:
-        """The facts about this kind of task."""
         return kind_of(self.task_type, [self.target] if self.target else [])
 
     @property

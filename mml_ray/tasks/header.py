@@ -54,7 +54,6 @@ class TaskMeta:
 
     @property
     def kind(self) -> TaskKind:
-        """The facts about this kind of task."""
         return kind_of(self.task_type, self.modalities)
 
     @property

@@ -143,20 +143,17 @@ def check_views_of(kind: TaskKind, task: str) -> None:
 def describe(
     task_type: str, *, requires: Sequence[Sequence[str]] = (), targets: Sequence[str] = (), route: str | None = None
 ) -> None:
-    """Set the facts that are given for every kind of ``task_type``; one kind for each of ``targets``, what is not given stays."""
+    """Set the facts that are given for every kind of ``task_type``; one kind for each of ``targets``, with those of ``requires`` that name
+    its target (all if none does); what is not given stays."""
     made = kinds_of(task_type)
     if targets:
         made = tuple(replace(kind_of(task_type, [target]), target=target) for target in targets)
     if requires:
-        made = tuple(replace(kind, requires=_alternatives(kind.target, requires)) for kind in made)
+        options = tuple(map(tuple, requires))
+        made = tuple(replace(kind, requires=tuple(o for o in options if kind.target in o) or options) for kind in made)
     if route is not None:
         made = tuple(replace(kind, route=route) for kind in made)
     _KINDS[task_type] = made
-
-
-def _alternatives(target: str | None, requires: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """Those of ``requires`` with ``target``, all of them if there are none."""
-    return tuple(tuple(option) for option in requires if target in option) or tuple(tuple(option) for option in requires)
 
 
 add_kind(

@@ -84,7 +84,7 @@ def split_stratified(
     raise :class:`DataError`. Costs about 2 microseconds per position and fold.
     """
     check_folds(n_folds, fold_0_fraction)
-    units = _units(len(labels), groups)
+    units = units_of(len(labels), groups)
     if len(units) < n_folds:
         what = "sample(s)" if len(units) == len(labels) else f"group(s) (of {len(labels)} samples)"
         raise DataError(f"{len(units)} {what} cannot fill {n_folds} folds. Use fewer folds or more data.")
@@ -102,7 +102,8 @@ def _shares(length: int, n_folds: int, fold_0_fraction: float | None) -> list[fl
     return [first] + [(length - first) / (n_folds - 1)] * (n_folds - 1)
 
 
-def _units(length: int, groups: Sequence[Hashable] | None) -> list[list[int]]:
+def units_of(length: int, groups: Sequence[Hashable] | None) -> list[list[int]]:
+    """The positions that are placed at once: those of equal ``groups``; one of its own where the group is ``None``."""
     if groups is None:
         return [[position] for position in range(length)]
     found: dict[Hashable, list[int]] = defaultdict(list)

@@ -43,7 +43,6 @@ class Numbered:
 
     @property
     def kind(self) -> TaskKind:
-        """The facts about the task's kind."""
         return self.description.kind
 
     def require_exclusive_classes(self, tag: str) -> None:
@@ -60,7 +59,6 @@ class Numbered:
         return sorted(self.number[sample_id] for sample_id in self.description.train_folds[fold])
 
     def folds(self) -> list[list[int]]:
-        """All folds."""
         return [self.fold(fold) for fold in range(self.description.n_folds)]
 
     def training(self) -> list[int]:
@@ -69,21 +67,24 @@ class Numbered:
 
     def test(self) -> list[int]:
         """The numbers of the test samples."""
-        return list(range(self.n_train, self.n_train + len(self.description.test_samples)))
-
-    def unlabelled(self) -> list[int]:
-        """The numbers of the unlabelled samples."""
-        start = self.n_train + len(self.description.test_samples)
-        return list(range(start, start + len(self.description.unlabeled_samples)))
+        return list(range(self.n_train, len(self.ids)))
 
     def chosen(self, numbers: Iterable[int]) -> dict[str, Any]:
         """The samples of these numbers by id."""
         return {self.ids[number]: self.samples[number] for number in numbers}
 
     def variant(self, **changes: Any) -> Variant:
-        """A variant with the folds and splits of the task, except for ``changes``."""
-        unchanged: dict[str, Any] = {"train_folds": self.folds(), "test": self.test(), "unlabelled": self.unlabelled()}
-        return Variant(**unchanged | changes)
+        """A variant with the folds and splits of the task, except for ``changes``; its classes are counted in its folds."""
+        unlabelled = list(range(len(self.ids), len(self.ids) + len(self.description.unlabeled_samples)))
+        fields: dict[str, Any] = {"train_folds": self.folds(), "test": self.test(), "unlabelled": unlabelled, **changes}
+        if "class_occ" not in fields:
+            fields["class_occ"] = self.count(number for fold in fields["train_folds"] for number in fold)
+        return Variant(**fields)
+
+    def groups(self, numbers: Sequence[int]) -> list[str | None] | None:
+        """The group of each of these samples, or ``None`` if no sample has one."""
+        found = [self.samples[number].get("group") for number in numbers]
+        return found if any(group is not None for group in found) else None
 
     def count(self, numbers: Iterable[int], idx_to_class: dict[int, str] | None = None) -> dict[str, int]:
         """Class occurrences over these samples."""
@@ -106,13 +107,12 @@ class Numbered:
         """New folds of these samples: stratified, groups whole; ascending numbers."""
         found = self.description
         chosen = self.chosen(numbers)
-        groups = [sample.get("group") for sample in chosen.values()]
-        grouped = any(group is not None for group in groups)
+        groups = self.groups(numbers)
         pools = self.pools(numbers)
-        if self.kind.exclusive_classes and not grouped and min(map(len, pools.values())) >= n_folds:
+        if self.kind.exclusive_classes and groups is None and min(map(len, pools.values())) >= n_folds:
             return [sorted(fold) for fold in split_pools(pools, n_folds, seed=SEED)]
         labels = strata(
             chosen, found.task_type, n_folds=n_folds, idx_to_class=found.idx_to_class, mask_classes=found.mask_classes
         )
-        folds = split_stratified(labels, n_folds, groups=groups if grouped else None, seed=SEED)
+        folds = split_stratified(labels, n_folds, groups=groups, seed=SEED)
         return [sorted(numbers[position] for position in fold) for fold in folds]

@@ -19,7 +19,7 @@ def subset(description: TaskDescription, share: str) -> Variant:
     folds = [_random(fold, round(part * len(fold)), SEED) for fold in found.folds()]
     if not all(folds):
         raise DataError(f"subset?{share} leaves no sample in a fold of task '{description.name}'. Use a larger share.")
-    return found.variant(train_folds=folds, class_occ=found.count([number for fold in folds for number in fold]))
+    return found.variant(train_folds=folds)
 
 
 def shrink_train(description: TaskDescription, total: str, seed: str = "42") -> Variant:
@@ -57,7 +57,7 @@ def shrink_equal(description: TaskDescription, per_class: str, seed: str = "42")
     wanted, chosen_seed = whole_number(per_class, "per_class"), whole_number(seed, "seed")
     found = Numbered(description)
     found.require_exclusive_classes("shrink_equal")
-    pools = found.pools(sorted(number for fold in found.folds() for number in fold))
+    pools = found.pools(sorted(found.training()))
     short = {name: len(pool) for name, pool in pools.items() if len(pool) < wanted}
     if wanted < description.n_folds or short:
         raise DataError(
@@ -65,7 +65,7 @@ def shrink_equal(description: TaskDescription, per_class: str, seed: str = "42")
             f"{min(map(len, pools.values()))} (the smallest class of task '{description.name}')."
         )
     kept = sorted(number for pool in pools.values() for number in _random(pool, wanted, chosen_seed))
-    return found.variant(train_folds=found.split(kept, description.n_folds), class_occ=found.count(kept))
+    return found.variant(train_folds=found.split(kept, description.n_folds))
 
 
 def _random(numbers: list[int], length: int, seed: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mml_ray.errors import DataError, MMLMisconfigurationException
 from mml_ray.tasks.description import TaskDescription
 from mml_ray.tasks.modifiers.numbered import SEED, Numbered, fraction, whole_number
-from mml_ray.tasks.splitting import check_folds, permutation
+from mml_ray.tasks.splitting import check_folds, permutation, units_of
 from mml_ray.tasks.variant import Variant
 
 
@@ -36,7 +36,7 @@ def nested(description: TaskDescription, fold: str, new_folds: str = "") -> Vari
         raise DataError(
             f"Task '{description.name}' cannot be nested on fold {chosen} with {wanted} new folds: {error}"
         ) from error
-    return found.variant(train_folds=folds, test=found.fold(chosen), class_occ=found.count(rest))
+    return found.variant(train_folds=folds, test=found.fold(chosen))
 
 
 def redistribute_splits(description: TaskDescription, train: str, val: str = "", test: str = "") -> Variant:
@@ -64,19 +64,15 @@ def redistribute_splits(description: TaskDescription, train: str, val: str = "",
         raise DataError(
             f"redistribute_splits leaves no sample to train or to validate on: task '{description.name}' has {len(numbers)} samples."
         )
-    changes = {"train_folds": [dealt[1], dealt[0]], "class_occ": found.count([*dealt[0], *dealt[1]])}
-    return found.variant(**changes, **({"test": dealt[2]} if len(parts) == 3 else {}))
+    return found.variant(train_folds=[dealt[1], dealt[0]], **({"test": dealt[2]} if len(parts) == 3 else {}))
 
 
 def _deal(found: Numbered, numbers: list[int], parts: list[float]) -> list[list[int]]:
     """Disjoint random parts of ``numbers`` with these fractions; whole groups, every class alike where nothing is grouped."""
     dealt: list[list[int]] = [[] for _ in parts]
-    groups = [found.samples[number].get("group") for number in numbers]
-    if any(group is not None for group in groups):
-        units: dict[object, list[int]] = {}
-        for number, group in zip(numbers, groups, strict=True):
-            units.setdefault(("group", group) if group is not None else number, []).append(number)
-        ordered = list(units.values())
+    groups = found.groups(numbers)
+    if groups is not None:
+        ordered = [[numbers[position] for position in unit] for unit in units_of(len(numbers), groups)]
         limits = _limits(parts, len(numbers))
         taken = 0
         for position in permutation(len(ordered), SEED):
