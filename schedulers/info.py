@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mml_ray.errors import UnknownNameError
 from mml_ray.options import Text
 from mml_ray.preflight.facts import ModeOptions
 from mml_ray.report.tables import Table, number
 from mml_ray.schedulers.base import AbstractBaseScheduler
+from mml_ray.tasks.attributes import DataSplit, Modality
+from mml_ray.tasks.tags import strip_duplicate
 
 if TYPE_CHECKING:
     from mml_ray.prepare.checks.integrity import IntegrityReport
@@ -139,8 +142,6 @@ class InfoScheduler(AbstractBaseScheduler):
         wanted = self.cfg.mode.study_name
         studies = sorted(path.parent.name for path in (self.fm.proj_path / "hpo").glob("*/study.json"))
         if wanted is not None and wanted not in studies:
-            from mml_ray.errors import UnknownNameError
-
             raise UnknownNameError.of("study", str(wanted), studies)
         for name in studies if wanted is None else [str(wanted)]:
             print(f"Study {name}: {self.fm.proj_path / 'hpo' / name}")
@@ -151,16 +152,13 @@ class InfoScheduler(AbstractBaseScheduler):
         pictures = [picture for name in self._names() if (picture := self._sample(name)) is not None]
         if self.cfg.mode.info_grid and pictures:
             self._write(_grid([image for _, image in pictures]), "sample_grid", None)
-        if self.cfg.mode.info_individual:
-            for name, image in pictures:
-                self._write(image, "img_examples", name)
+        for name, image in pictures if self.cfg.mode.info_individual else ():
+            self._write(image, "img_examples", name)
         return len(pictures)
 
     def _sample(self, name: str) -> tuple[str, Any] | None:
         """The last training sample of fold 0, or an unlabelled one."""
         from mml_ray.data.loaders import build_loader
-        from mml_ray.tasks.attributes import DataSplit, Modality
-        from mml_ray.tasks.tags import strip_duplicate
 
         if "none" not in self.fm.data.index().get(strip_duplicate(name), {"none": ""}):
             print(f"Task {name} has no picture: its raw images were deleted.")

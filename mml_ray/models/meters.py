@@ -38,9 +38,7 @@ class EpochMeter:
 
     def add_loss(self, name: str, value: Tensor, count: int) -> None:
         """Add the mean loss of ``count`` samples; stays on its device."""
-        self._sums[name] = (
-            self._sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value.double() * count
-        )
+        self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double() * count
         self._counts[name] = self._counts.get(name, 0) + count
 
     def add_rows(self, task: str, scores: Tensor, targets: Tensor) -> None:
@@ -49,7 +47,12 @@ class EpochMeter:
 
     def losses(self) -> dict[str, float]:
         """The mean per sample of each loss, over all processes."""
-        sums, counts = self._shared_sums()
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for part_sums, part_counts in _gathered(({n: v.item() for n, v in self._sums.items()}, self._counts)):
+            for name, value in part_sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + part_counts[name]
         return {name: sums[name] / counts[name] for name in sums}
 
     def rows(self) -> dict[str, tuple[Array, Array]]:
@@ -71,15 +74,6 @@ class EpochMeter:
         self._sums = dict(state["sums"])
         self._counts = dict(state["counts"])
         self._rows = {task: [(scores, targets)] for task, (scores, targets) in state["rows"].items()}
-
-    def _shared_sums(self) -> tuple[dict[str, float], dict[str, int]]:
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        for part_sums, part_counts in _gathered(({n: v.item() for n, v in self._sums.items()}, self._counts)):
-            for name, value in part_sums.items():
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + part_counts[name]
-        return sums, counts
 
 
 def _joined(chunks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -236,15 +236,12 @@ class MultiTaskModel(BaseModel):
             result, count = output["tasks"][task], samples.get_batch_size()
             if "loss" in result:
                 meter.add_loss(f"{phase}/{task}/loss", result["loss"].detach(), count)
-                self._measure_terms(samples, output["losses"], phase, count)
+                prefix = f"{samples['dataset_type']}/{samples['dataset_name']}/"
+                terms = {name: value for name, value in output["losses"].items() if name.startswith(prefix)}
+                for name, value in terms.items() if len(terms) > 1 else ():
+                    meter.add_loss(f"{phase}/{name.split('/', 1)[1]}", value.detach().mean(), count)
             if samples.get("targets") is not None and self._is_measured(task, samples["targets"], phase):
                 meter.add_rows(task, *batch_rows(self.specs[task].kind, result["scores"], samples["targets"]))
-
-    def _measure_terms(self, samples: Any, losses: Mapping[str, Tensor], phase: str, count: int) -> None:
-        prefix = f"{samples['dataset_type']}/{samples['dataset_name']}/"
-        terms = {name: value for name, value in losses.items() if name.startswith(prefix)}
-        for name, value in terms.items() if len(terms) > 1 else ():
-            self.meters[phase].add_loss(f"{phase}/{name.split('/', 1)[1]}", value.detach().mean(), count)
 
     def _is_measured(self, task: str, targets: Tensor, phase: str) -> bool:
         if not len(self._metrics.get(task, ())) or (phase == "train" and not self.setting("train_metrics", True)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,11 +111,6 @@ class TaskDescription(TaskMeta):
             return {sample_id: pool[sample_id] for sample_id in self.sample_ids(chosen, fold)}
         except KeyError as error:
             raise DataError(f"A fold of task '{self.name}' names the sample {error}, which the description lacks.") from error
-
-    def groups(self, ids: Iterable[str]) -> list[str | None] | None:
-        """The group of each training sample, or ``None`` if no sample has one."""
-        found = [self.train_samples[sample_id].get("group") for sample_id in ids]
-        return found if any(group is not None for group in found) else None
 
 
 def clean_name(task_name: str) -> str:
