@@ -91,20 +91,15 @@ class TrainingScheduler(AbstractBaseScheduler):
             checks.check_training(trained_tasks, [[unit.task, *self.co_tasks] for unit in units])
         fold_plan.check_models(self, units)
         self.cfg.task_list = list(dict.fromkeys([*self.cfg.task_list, *(unit.task for unit in units)]))
-        trained: dict[int, Handle] = {}
-        if "train" in self.subroutines:
-            for number, unit in enumerate(units):
-                trained[number] = self.add(self.train_fold, unit.task, unit.fold, after=[], unit=unit.name)
-        predicted: dict[int, Handle] = {}
-        for number, unit in enumerate(units):
-            before = [trained[number]] if number in trained else []
-            for evaluated in unit.predict_on if "predict" in self.subroutines else ():
-                previous = [predicted[number]] if number in predicted else before
-                predicted[number] = self.add(self.predict_fold, unit.task, unit.fold, evaluated, after=previous, unit=unit.name)
-        for number, unit in enumerate(units):
-            before = [handle[number] for handle in (trained, predicted) if number in handle][-1:]
-            for evaluated in unit.test_on if "test" in self.subroutines else ():
-                before = [self.add(self.test_task, unit.task, unit.fold, evaluated, after=before, unit=unit.name)]
+        last: dict[str, list[Handle]] = {unit.name: [] for unit in units}
+        for unit in units if "train" in self.subroutines else ():
+            last[unit.name] = [self.add(self.train_fold, unit.task, unit.fold, after=[], unit=unit.name)]
+        for unit in units if "predict" in self.subroutines else ():
+            for task in unit.predict_on:
+                last[unit.name] = [self.add(self.predict_fold, unit.task, unit.fold, task, after=last[unit.name], unit=unit.name)]
+        for unit in units if "test" in self.subroutines else ():
+            for task in unit.test_on:
+                last[unit.name] = [self.add(self.test_task, unit.task, unit.fold, task, after=last[unit.name], unit=unit.name)]
 
     def _chosen_co_tasks(self) -> list[str]:
         """The other tasks of a multi-task training; random ones are a function of the run's seed."""
