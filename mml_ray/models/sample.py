@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,43 @@ class ContractError(AssertionError, TypeError):
     """A batch or an output violates the model contract."""
 
 
-class SampleList(OrderedDict[str, Any]):
-    """A batch: every tensor field has the batch on dimension 0. Fields are items and attributes (names with a leading underscore: attributes only).
+class _Fields(OrderedDict[str, Any]):
+    """A dictionary whose items are attributes as well; names with a leading underscore stay attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"There is no field '{name}'. The fields are: {', '.join(self)}.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
+
+    def fields(self) -> list[str]:
+        """The names of the fields."""
+        return list(self)
+
+
+class Sample(_Fields):
+    """One sample. Mappings among its values become samples."""
+
+    def __init__(self, init_dict: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.update(init_dict or {})
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, Mapping) and not isinstance(value, Sample):
+            value = Sample(value)
+        super().__setitem__(key, value)
+
+
+class SampleList(_Fields):
+    """A batch: every tensor field has the batch on dimension 0.
 
     ``samples`` is a mapping of fields, a list of (name, value) pairs, or a list of samples that are collated: tensors are
     stacked (dtypes promoted), everything else becomes a list. Samples with different fields raise ``KeyError``, fields of
@@ -43,20 +78,6 @@ class SampleList(OrderedDict[str, Any]):
         for name, value in pairs:
             self.add_field(name, value)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"There is no field '{name}'. The fields are: {', '.join(self)}.") from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            object.__setattr__(self, name, value)
-        else:
-            self[name] = value
-
     def __setitem__(self, key: str, value: Any) -> None:
         if isinstance(value, Tensor) and value.dim() > 0 and self._tensor_field is None:
             self._tensor_field = key
@@ -72,9 +93,17 @@ class SampleList(OrderedDict[str, Any]):
             )
         self[field] = SampleList(data) if isinstance(data, Mapping) and not isinstance(data, SampleList) else data
 
-    def fields(self) -> list[str]:
-        """The names of the fields."""
-        return list(self)
+    def get_field(self, field: str) -> Any:
+        """The value of a field; ``KeyError`` if there is none."""
+        return self[field]
+
+    def get_fields(self, fields: Sequence[str]) -> SampleList:
+        """A new list with these fields; ``AttributeError`` for an unknown one."""
+        return SampleList([(field, getattr(self, field)) for field in fields])
+
+    def get_item_list(self, key: str) -> SampleList:
+        """A new list with the content of the (mapping) field ``key``."""
+        return SampleList([self[key]])
 
     def get_batch_size(self) -> int:
         """The number of samples; :class:`ContractError` if no tensor field is set."""
@@ -90,14 +119,42 @@ class SampleList(OrderedDict[str, Any]):
         tensor: Tensor = self[self._tensor_field]
         return tensor
 
+    def copy(self) -> SampleList:
+        """Shallow: tensors are shared, nested lists are new."""
+        return self._map(lambda value: value)
+
     def to(self, device: Device, non_blocking: bool = True) -> SampleList:
         """A new list on ``device``, nested ones included; other types of ``device`` raise ``TypeError``."""
         if not isinstance(device, (str, torch.device)):
             raise TypeError(f"A device must be a str or a torch.device, got {type(device).__name__}.")
-        moved = SampleList()
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value)
+
+    def pin_memory(self) -> SampleList:
+        """Pin every tensor, in place; returns itself."""
+        return self._apply(lambda tensor: tensor.pin_memory())
+
+    def detach(self) -> SampleList:
+        """Detach every tensor, in place; returns itself."""
+        return self._apply(lambda tensor: tensor.detach())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary, nested ones too."""
+        return {name: value.to_dict() if isinstance(value, SampleList) else value for name, value in self.items()}
+
+    def _map(self, function: Callable[[Any], Any]) -> SampleList:
+        mapped = SampleList()
         for name, value in self.items():
-            moved[name] = value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
-        return moved
+            mapped[name] = value._map(function) if isinstance(value, SampleList) else function(value)
+        mapped._tensor_field = self._tensor_field
+        return mapped
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> SampleList:
+        for name, value in self.items():
+            if isinstance(value, SampleList):
+                value._apply(function)
+            elif isinstance(value, Tensor):
+                self[name] = function(value)
+        return self
 
 
 class TaskBatch(dict[str, SampleList]):
@@ -130,6 +187,12 @@ class TaskBatch(dict[str, SampleList]):
         """A new batch on ``device``."""
         return TaskBatch({task: samples.to(device, non_blocking) for task, samples in self.items()})
 
+    def pin_memory(self) -> TaskBatch:
+        """Pin every tensor, in place; returns itself."""
+        for samples in self.values():
+            samples.pin_memory()
+        return self
+
     def get_batch_size(self) -> int:
         """The number of samples of all tasks together."""
         return sum(samples.get_batch_size() for samples in self.values())
@@ -158,9 +221,25 @@ def to_device(batch: Any, device: Device = "cuda") -> Any:
         warnings.warn("CUDA is not available, the CPU is used.", UserWarning, stacklevel=2)
         device = torch.device("cpu")
     samples = batch if isinstance(batch, SampleList) else SampleList(batch)
-    held = samples.get_device()
-    same = held.type == device.type and device.index in (None, held.index)
-    return samples if same else samples.to(device)
+    return samples if _same_device(samples.get_device(), device) else samples.to(device)
+
+
+class BatchCollator:
+    """Turns the samples of a loader into a :class:`SampleList` that names its data set and its phase."""
+
+    def __init__(self, dataset_name: str, dataset_type: str) -> None:
+        self._name = dataset_name
+        self._type = dataset_type
+
+    def __call__(self, batch: Any) -> SampleList:
+        samples = convert_batch_to_sample_list(batch)
+        samples["dataset_name"] = self._name
+        samples["dataset_type"] = self._type
+        return samples
+
+
+def _same_device(held: torch.device, wanted: torch.device) -> bool:
+    return held.type == wanted.type and (wanted.index is None or held.index == wanted.index)
 
 
 def _is_pairs(samples: Sequence[Any]) -> bool:

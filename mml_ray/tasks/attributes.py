@@ -57,6 +57,14 @@ class DataSplit(OpenEnum):
     UNLABELLED = member("UNLABELLED")
 
 
+class LearningPhase(OpenEnum):
+    """What a batch is used for."""
+
+    TRAIN = member("train")
+    VAL = member("val")
+    TEST = member("test")
+
+
 class TaskType(OpenEnum):
     """What is predicted; the facts about each are in :mod:`mml_ray.tasks.kinds`."""
 

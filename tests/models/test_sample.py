@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from mml_ray.models.sample import (
+    BatchCollator,
     ContractError,
+    Sample,
     SampleList,
     TaskBatch,
     convert_batch_to_sample_list,
@@ -27,12 +29,15 @@ def test_importing_samples_imports_torch_and_nothing_else_that_is_heavy() -> Non
     assert found.stdout.strip() == "[]"
 
 
-def test_fields_are_attributes() -> None:
-    samples = SampleList({"a": 1})
-    samples.c = {"d": 2}
-    assert samples["c"] == {"d": 2} and samples.fields() == ["a", "c"]
-    with pytest.raises(AttributeError, match="The fields are: a, c"):
-        _ = samples.x
+def test_a_sample_nests_mappings_however_they_are_set() -> None:
+    sample = Sample({"a": {"b": 1}})
+    sample["c"] = {"d": 2}
+    sample.e = {"f": 3}
+    sample.update({"g": {"h": 4}})
+    assert (sample.a.b, sample.c.d, sample.e.f, sample.g.h) == (1, 2, 3, 4)
+    assert sample.fields() == ["a", "c", "e", "g"]
+    with pytest.raises(AttributeError, match="The fields are: a, c, e, g"):
+        _ = sample.x
 
 
 def test_collation_stacks_tensors_promotes_dtypes_and_lists_the_rest() -> None:
@@ -82,7 +87,13 @@ def test_batch_size_and_device_come_from_the_first_tensor_however_it_was_set() -
 
 def test_forms_of_making_and_reading() -> None:
     pairs = SampleList([("x", torch.zeros(2)), ("m", {"y": torch.zeros(2)})])
-    assert pairs.fields() == ["x", "m"] and pairs.m.y.shape == (2,)
+    assert pairs.get_fields(["x"]).fields() == ["x"]
+    with pytest.raises(AttributeError):
+        pairs.get_fields(["z"])
+    with pytest.raises(KeyError):
+        pairs.get_field("z")
+    assert pairs.get_item_list("m").y.shape == (1, 2)
+    assert pairs.to_dict().keys() == {"x", "m"} and type(pairs.to_dict()["m"]) is dict
     assert SampleList([]).fields() == [] == SampleList().fields()
 
 
@@ -106,10 +117,17 @@ def test_moving_gives_a_new_list_unless_it_is_there_already() -> None:
             assert to_device({"x": torch.zeros(2)}).get_device().type == "cpu"
 
 
-def test_converting_a_loaders_batch() -> None:
+def test_detach_is_in_place_and_nested() -> None:
+    samples = SampleList({"x": torch.zeros(2, requires_grad=True), "m": {"y": torch.zeros(2, requires_grad=True)}})
+    assert samples.detach() is samples and not samples.x.requires_grad and not samples.m.y.requires_grad
+
+
+def test_converting_and_collating_a_loaders_batch() -> None:
     samples = SampleList({"x": torch.zeros(2)})
     assert convert_batch_to_sample_list([samples]) is samples
     assert convert_batch_to_sample_list(samples) is samples
+    made = BatchCollator("birds", "val")([{"x": torch.zeros(1)}, {"x": torch.ones(1)}])
+    assert (made.dataset_name, made.dataset_type, made.get_batch_size()) == ("birds", "val", 2)
 
 
 def test_a_task_batch_comes_from_nested_fields_or_from_one_tasks_list() -> None:
