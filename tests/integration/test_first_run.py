@@ -88,7 +88,7 @@ def test_kill_9_of_the_driver_while_a_fold_trains_then_continue(place: Place) ->
     again = [line for line in journal(run_dir) if line["op"] == "attempt_started" and line["attempt"] > 1]
     assert again and not {line["command"] for line in again} & (set(committed) - {"prepare_exp"})
     (log,) = (run_dir / "logs").glob("train_fold--*nested-2*.log")
-    assert re.search(r"goes on after epoch [1-3]", log.read_text())
+    assert re.search(r"continues after epoch [1-3]", log.read_text())
     _same_as_inline(place, "killed")
     code, output = place.call("runs", "show", "killed", "--json")
     shown = json.loads(output)["commands"]

@@ -26,7 +26,7 @@ SPECS = {
 
 
 def model(tasks: dict[str, Any]) -> Any:
-    arch = {"backend": "monai", "name": "resnet_small", "drop_rate": 0.3, "params": {"block_inplanes": [4, 4, 8, 8]}}
+    arch = {"backend": "monai", "name": "resnet_small", "drop_rate": 0.3, "params": {"block_inplanes": [8, 8, 16, 16]}}
     return build_model(
         {"model": "multi_task", "seed": 1, "tasks": tasks, "arch": arch, "optimizer": {"name": "adam", "lr": 0.01}}
     )

@@ -195,7 +195,7 @@ def test_checkpoints_are_written_by_time_within_an_epoch(tmp_path: Path) -> None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generations, "write", write)
-        train(tmp_path / "often", checkpoint_every_minutes=0, max_epochs=2)
+        train(tmp_path / "often", checkpoint_every_minutes=1e-9, max_epochs=2)
         assert written == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 0)]
         written.clear()
         train(tmp_path / "never", checkpoint_every_minutes=None, max_epochs=2)
@@ -234,7 +234,7 @@ from pathlib import Path
 torch.set_num_threads(int(sys.argv[3]))
 from tests.training.test_resume import train
 from mml_ray.models.checkpoint import same_weights
-result = train(Path(sys.argv[1]), max_epochs=int(sys.argv[2]), checkpoint_every_minutes=0)
+result = train(Path(sys.argv[1]), max_epochs=int(sys.argv[2]), checkpoint_every_minutes=1e-9)
 torch.save({"last": result.last_state, "best": result.best_state, "metrics": result.metrics}, sys.argv[1] + ".result")
 """
 
@@ -246,7 +246,7 @@ def _start(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", max_epochs=25, checkpoint_every_minutes=0)
+    whole = train(tmp_path / "whole", max_epochs=25, checkpoint_every_minutes=1e-9)
     folder = tmp_path / "killed"
     for pause in (0.2, 0.5, 0.3):
         process = _start(folder, 25)
