@@ -199,7 +199,7 @@ def test_a_root_without_permission_is_named(asked: CreationContext, monkeypatch:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"n_folds": 1}, "at least 2"),
+        ({"n_folds": 1}, "greater than 1"),
         ({"ensure_balancing": "yes"}, "true or false"),
         ({"on_broken": "hide"}, "raise, refuse, skip"),
     ],
