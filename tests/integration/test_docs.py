@@ -76,7 +76,7 @@ def test_a_setting_of_the_documentation_is_known(
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES if page.parent.name == "docs" and f": {page.name}" not in navigation] == []
+    assert [page.name for page in PAGES if page.parent == ROOT / "docs" and f": {page.name}" not in navigation] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
