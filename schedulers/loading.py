@@ -59,7 +59,7 @@ def scheduler_class(cfg: DictConfig) -> type[AbstractBaseScheduler]:
     """The class that ``mode.scheduler._target_`` names.
 
     Raises:
-        MMLMisconfigurationException: the class cannot be imported, or is no scheduler.
+        MMLMisconfigurationException: the class cannot be imported, or is not a scheduler.
     """
     target = str(OmegaConf.select(cfg, "mode.scheduler._target_", default=""))
     module_name, _, class_name = target.rpartition(".")
